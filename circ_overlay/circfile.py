@@ -1,0 +1,200 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""The ``.circ`` file: a zip of ``manifest.json``, arrays as ``.npy`` and ``SHA256SUMS``. Never pickle.
+
+Used through :meth:`Program.save` and :meth:`Program.load`. The same program always gives the same bytes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from . import spec
+from .errors import ProgramError, ProgramFileError
+from .files import atomic_write
+from .program import Layer, Port, Program
+
+__all__ = ["FORMAT", "FORMAT_VERSION", "load", "save"]
+
+FORMAT = "circ-overlay program"
+FORMAT_VERSION = 1
+_MANIFEST, _SUMS = "manifest.json", "SHA256SUMS"
+_EPOCH = (1980, 1, 1, 0, 0, 0)  # a zip's earliest date: no clock in the file
+_MAX_MEMBER = 1 << 28  # bytes; far above any program, far below what would exhaust a board's memory
+_ARRAYS = {"weights": np.int16, "scale": np.int32, "bias": np.int64}
+
+
+def save(program: Program, path: str | os.PathLike[str]) -> None:
+    """Write `program` to `path`, atomically."""
+    members: dict[str, bytes] = {}
+    layers = []
+    for index, layer in enumerate(program.layers):
+        entry: dict[str, Any] = {
+            "name": layer.name,
+            "op": spec.Opcode.LINEAR.name.lower(),
+            "in_features": layer.in_features,
+            "out_features": layer.out_features,
+            "block_size": layer.block_size,
+            "acc_shift": layer.acc_shift,
+            "affine_shift": layer.affine_shift,
+            "activation": layer.activation.name.lower(),
+            "out_frac": layer.out_frac,
+        }
+        for name, dtype in _ARRAYS.items():
+            entry[name] = f"arrays/{index:02d}.{name}.npy"
+            members[entry[name]] = _npy(np.asarray(getattr(layer, name), dtype))
+        layers.append(entry)
+    manifest = {
+        "format": FORMAT,
+        "format_version": FORMAT_VERSION,
+        "spec_version": spec.SPEC_VERSION,
+        "spec_hash": spec.SPEC_HASH,
+        "name": program.name,
+        "width": program.width,
+        "input": _port(program.input),
+        "output": _port(program.output),
+        "layers": layers,
+        "labels": list(program.labels),
+        "metadata": program.metadata,
+    }
+    members[_MANIFEST] = (json.dumps(manifest, indent=1, sort_keys=True) + "\n").encode()
+    sums = "".join(f"{hashlib.sha256(data).hexdigest()}  {name}\n" for name, data in sorted(members.items()))
+    with atomic_write(path) as file, zipfile.ZipFile(file, "w") as archive:
+        for name, data in [(_MANIFEST, members.pop(_MANIFEST)), *sorted(members.items()), (_SUMS, sums.encode())]:
+            info = zipfile.ZipInfo(name, _EPOCH)
+            info.external_attr = 0o644 << 16
+            archive.writestr(info, data, zipfile.ZIP_DEFLATED, 9)
+
+
+def load(path: str | os.PathLike[str]) -> Program:
+    """Read a program; see :meth:`Program.load` for what is refused."""
+    path = Path(path)
+
+    def refuse(reason: str, remedy: str) -> ProgramFileError:
+        return ProgramFileError(f"{path}: {reason}; {remedy}")
+
+    again = "fetch or compile it again"
+    content = path.read_bytes()
+    try:
+        members = _members(content)
+    except Exception as error:  # zipfile's errors on damaged bytes are no closed set
+        if not content.startswith(b"PK"):
+            raise refuse("not a .circ file (no zip archive)", "give a file made by Program.save") from error
+        raise refuse(f"truncated or altered ({error})", again) from error
+    if _MANIFEST not in members:
+        raise refuse("a zip archive, but no circ-overlay program", "give a file made by Program.save")
+    try:
+        manifest = json.loads(members[_MANIFEST])
+        kind, version = manifest["format"], manifest["format_version"]
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise refuse("a foreign or altered archive: its manifest cannot be read", again) from error
+    if kind != FORMAT:
+        raise refuse(f"a foreign file: its manifest says {kind!r}", f"a {FORMAT} is needed")
+    if not isinstance(version, int) or version > FORMAT_VERSION:
+        raise refuse(
+            f"file format {version} is newer than {FORMAT_VERSION}, the newest that this version reads",
+            "upgrade circ-overlay",
+        )
+    try:
+        _verify(members)
+    except ValueError as error:
+        raise refuse(f"altered: {error}", again) from error
+    if manifest.get("spec_hash") != spec.SPEC_HASH:
+        theirs = manifest.get("spec_version")
+        newer = isinstance(theirs, int) and theirs > spec.SPEC_VERSION
+        raise refuse(
+            f"made for specification {theirs} ({str(manifest.get('spec_hash'))[:12]}), "
+            f"this package has {spec.SPEC_VERSION} ({spec.SPEC_HASH[:12]}): "
+            + ("the file is newer" if newer else "the package is newer" if theirs != spec.SPEC_VERSION
+               else "one is a development version"),
+            "upgrade circ-overlay" if newer else "compile the network again with this version",
+        )  # fmt: skip
+    try:
+        return _build(manifest, members)
+    except ProgramError as error:
+        raise refuse(f"no valid program: {error}", again) from error
+    except (KeyError, TypeError, ValueError, AttributeError, EOFError) as error:
+        raise refuse(f"altered: its manifest or arrays are malformed ({error!r})", again) from error
+
+
+def _npy(array: NDArray[Any]) -> bytes:
+    buffer = io.BytesIO()
+    np.lib.format.write_array(buffer, np.ascontiguousarray(array), version=(1, 0), allow_pickle=False)
+    return buffer.getvalue()
+
+
+def _port(port: Port) -> dict[str, Any]:
+    return {"shape": list(port.shape), "frac": port.frac, "storage": port.storage}
+
+
+def _members(content: bytes) -> dict[str, bytes]:
+    """Content of every member, sizes checked before anything is unpacked."""
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        infos = archive.infolist()
+        if sum(info.file_size for info in infos) > _MAX_MEMBER:
+            raise zipfile.BadZipFile(f"it would unpack to more than {_MAX_MEMBER} bytes")
+        if len({info.filename for info in infos}) != len(infos):
+            raise zipfile.BadZipFile("a member occurs twice")
+        return {info.filename: archive.read(info) for info in infos}
+
+
+def _verify(members: dict[str, bytes]) -> None:
+    """Raise ValueError unless SHA256SUMS lists exactly the other members, with their sums."""
+    if _SUMS not in members:
+        raise ValueError(f"{_SUMS} is missing")
+    lines = members[_SUMS].decode("ascii").splitlines()
+    listed = {line[66:]: line[:64] for line in lines}
+    if set(listed) != set(members) - {_SUMS}:
+        raise ValueError(f"members differ from those listed in {_SUMS}")
+    for name, digest in listed.items():
+        if hashlib.sha256(members[name]).hexdigest() != digest:
+            raise ValueError(f"the checksum of {name} is wrong")
+
+
+def _build(manifest: dict[str, Any], members: dict[str, bytes]) -> Program:
+    layers = []
+    for entry in manifest["layers"]:
+        if entry["op"] != spec.Opcode.LINEAR.name.lower():
+            raise ProgramError(f"operation {entry['op']!r} is unknown")
+        arrays = {}
+        for name, dtype in _ARRAYS.items():
+            array = np.lib.format.read_array(io.BytesIO(members[entry[name]]), allow_pickle=False)
+            if array.dtype != dtype:
+                raise ProgramError(f"{entry[name]} has dtype {array.dtype}, expected {np.dtype(dtype)}")
+            arrays[name] = array
+        numbers = {
+            name: _integer(entry[name])
+            for name in ("in_features", "out_features", "acc_shift", "affine_shift", "out_frac")
+        }
+        activation = spec.Activation[entry["activation"].upper()]
+        layers.append(Layer(name=str(entry["name"]), activation=activation, **numbers, **arrays))
+    ports = {
+        end: Port(
+            shape=tuple(_integer(n) for n in manifest[end]["shape"]),
+            frac=_integer(manifest[end]["frac"]),
+            storage=manifest[end]["storage"],
+        )
+        for end in ("input", "output")
+    }
+    return Program(
+        name=str(manifest["name"]),
+        width=_integer(manifest["width"]),
+        layers=tuple(layers),
+        labels=tuple(str(label) for label in manifest["labels"]),
+        metadata=dict(manifest["metadata"]),
+        **ports,
+    )
+
+
+def _integer(value: object) -> int:
+    if type(value) is not int:
+        raise ProgramError(f"{value!r} stands where an integer is expected")
+    return value
