@@ -1,0 +1,152 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Core, DMA and buffers as one thing that loads a program and runs batches. Not thread-safe: one owner.
+
+Two input and two output buffers are allocated once; a batch uses the pair with its number's parity, so that
+the host fills one pair while the core works on the other.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from pynq import allocate
+
+from .. import spec
+from ..errors import BoardError, CircOverlayError, CoreError
+from ..program import Port, Program
+from .core import CirculantCore
+from .dma import DmaPair
+
+__all__ = ["Hardware"]
+
+_log = logging.getLogger(__name__)
+
+
+class Pair(NamedTuple):
+    """One input and one output buffer."""
+
+    input: Any
+    output: Any
+
+
+class Hardware:
+    """See the module.
+
+    Parameters
+    ----------
+    core, dma : the overlay's drivers
+    device : the pynq device to allocate on
+    config : of the core
+    buffer_bytes : of each buffer
+    timeout : seconds for any one wait
+    """
+
+    def __init__(
+        self,
+        core: CirculantCore,
+        dma: Any,
+        device: Any,
+        config: spec.CoreConfig,
+        *,
+        buffer_bytes: int,
+        timeout: float,
+    ) -> None:
+        self.core, self.config, self.timeout = core, config, timeout
+        self._dma = DmaPair(dma)
+        # An image must fit in one transfer, because its TLAST ends it.
+        largest_image = 8 * (
+            spec.HEADER_WORDS
+            + config.instructions * spec.INSTRUCTION_WORDS
+            + config.affine_channels
+            + -(-config.weight_words // 2)
+        )
+        self.buffer_bytes = min(buffer_bytes & ~7, self._dma.max_bytes)
+        if self.buffer_bytes < largest_image <= self._dma.max_bytes:
+            self.buffer_bytes = largest_image
+        self._pairs = tuple(
+            Pair(*(allocate(self.buffer_bytes, np.uint8, target=device) for _ in range(2))) for _ in range(2)
+        )
+        self._loaded: Program | None = None
+        self._broken = ""
+        self.reset()
+
+    def reset(self) -> None:
+        """Bring DMA and core to their initial state; no program is on chip afterwards."""
+        self._loaded = None
+        self._dma.reset()
+
+    def recover(self) -> None:
+        """Reset after an error. If that fails too, every further use raises BoardError."""
+        try:
+            self.reset()
+        except CircOverlayError as error:
+            self._broken = str(error)
+            _log.error("the overlay could not be reset: %s", error)
+
+    def close(self) -> None:
+        """Free the buffers."""
+        for pair in self._pairs:
+            for buffer in pair:
+                buffer.freebuffer()
+
+    def batch_limit(self, program: Program) -> int:
+        """Largest batch whose inputs and outputs each fit in one buffer."""
+        return self.buffer_bytes // (8 * max(program.input.beats, program.output.beats))
+
+    def input_view(self, parity: int, port: Port, images: int) -> NDArray[Any]:
+        """(images, features) view of an input buffer, in the stream's element type."""
+        return _view(self._pairs[parity].input, port, images)
+
+    def output_view(self, parity: int, port: Port, images: int) -> NDArray[Any]:
+        """(images, features) view of an output buffer."""
+        return _view(self._pairs[parity].output, port, images)
+
+    def load(self, program: Program, parity: int) -> int:
+        """Stream `program` into the core unless it is there; the bytes that took.
+
+        The image goes through the input buffer of the *other* parity: that of `parity` holds packed samples.
+        """
+        self._check_usable()
+        if self._loaded is program:
+            return 0
+        self._loaded = None
+        image = program.image.astype("<u8").view(np.uint8)
+        buffer = self._pairs[1 - parity].input
+        buffer[: image.size] = image
+        _log.info("loading %s: %d bytes", program.name, image.size)
+        self.core.start(spec.Command.LOAD)
+        self._dma.send(buffer, image.size)
+        self._dma.wait(("MM2S",), self.timeout, self.core.done, self.core.describe)
+        on_chip = self.core.register("program_id")
+        if on_chip != program.program_id:
+            raise CoreError(
+                f"the core reports program {on_chip:08x} after loading {program.program_id:08x}: "
+                "the image was altered on its way"
+            )
+        self._loaded = program
+        return int(image.size)
+
+    def start(self, program: Program, parity: int, images: int) -> None:
+        """Run the batch packed in the buffers of `parity`; the program must be loaded."""
+        self._check_usable()
+        pair = self._pairs[parity]
+        # The receiver first: a core that finds no receiver would stall its pipeline.
+        self._dma.receive(pair.output, 8 * images * program.output.beats)
+        self.core.start(spec.Command.RUN, images)
+        self._dma.send(pair.input, 8 * images * program.input.beats)
+
+    def finish(self) -> None:
+        """Wait for the batch that was started."""
+        self._dma.wait(("MM2S", "S2MM"), self.timeout, self.core.done, self.core.describe)
+
+    def _check_usable(self) -> None:
+        if self._broken:
+            raise BoardError(f"the overlay could not be reset after an error ({self._broken}); download it again")
+
+
+def _view(buffer: Any, port: Port, images: int) -> NDArray[Any]:
+    raw = np.asarray(buffer)[: 8 * port.beats * images]
+    return raw.view(port.dtype).reshape(images, -1)[:, : port.features]

@@ -1,0 +1,206 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""CirculantOverlay: finds board and bitstream, checks that they belong together, hands out networks."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import pynq
+from pynq.ps import Clocks
+
+from .. import spec
+from ..bitstreams import find_bitstream
+from ..emulator import ensure_device
+from ..errors import BoardError, IncompatibleError
+from ..image import instructions
+from ..program import Program
+from .core import CirculantCore
+from .hardware import Hardware
+from .network import Network
+from .scheduler import Scheduler
+from .statistics import Statistics
+
+__all__ = ["CirculantOverlay"]
+
+_log = logging.getLogger(__name__)
+_DMA_VLNV = "xilinx.com:ip:axi_dma:"
+MAX_BATCH = 1024
+
+
+class CirculantOverlay(pynq.Overlay):  # type: ignore[misc]
+    """The accelerator on a board, real or emulated.
+
+    Parameters
+    ----------
+    bitfile : path of a ``.bit`` with its ``.hwh`` beside it; None takes the packaged one for the board. On
+        the emulated board, where there is none, one is built on the fly, which says that it is emulated.
+    download : configure the fabric now.
+    buffer_bytes : size of each of the four DMA buffers.
+    timeout : seconds for any one wait; None: 10 on a board, 120 on the emulated one.
+    device : a pynq Device; None: the board if there is one, else the emulated board (see the environment
+        variable CIRC_OVERLAY_BOARD = real | emulated).
+
+    Raises
+    ------
+    BoardError
+        There is no board, or no bitstream for it.
+    IncompatibleError
+        The bitstream holds no circ-overlay core, or one of another specification.
+    """
+
+    def __init__(
+        self,
+        bitfile: str | os.PathLike[str] | None = None,
+        *,
+        download: bool = True,
+        buffer_bytes: int = 1 << 20,
+        timeout: float | None = None,
+        device: Any = None,
+    ) -> None:
+        self._scheduler: Scheduler | None = None
+        if buffer_bytes < 4096:
+            raise ValueError(f"buffer_bytes={buffer_bytes}: a DMA buffer needs at least 4096 bytes")
+        device = device or ensure_device()
+        self.emulated = bool(getattr(device, "emulated", False))
+        path = Path(bitfile) if bitfile is not None else find_bitstream(device.name, emulated=self.emulated)
+        super().__init__(str(path), download=download, device=device)
+        self.core_driver, dma = self._find_ip()
+        self.config = self.core_driver.identify()
+        self.identity = self._read_identity(path)
+        limit = timeout if timeout is not None else 120.0 if self.emulated else 10.0
+        self._hardware = Hardware(
+            self.core_driver, dma, device, self.config, buffer_bytes=buffer_bytes, timeout=limit
+        )
+        self._scheduler = Scheduler(self._hardware)
+        _log.info("%s", self.describe())
+
+    def _find_ip(self) -> tuple[CirculantCore, Any]:
+        found = {name: str(entry.get("type")) for name, entry in self.ip_dict.items()}
+        cores = [name for name, vlnv in found.items() if vlnv == spec.CORE_VLNV]
+        dmas = [name for name, vlnv in found.items() if vlnv.startswith(_DMA_VLNV)]
+        if len(cores) != 1 or not dmas:
+            held = ", ".join(sorted(set(found.values()))) or "no IP"
+            raise IncompatibleError(
+                f"{self.bitfile_name} is not a circ-overlay design: it holds {held}, but exactly one "
+                f"{spec.CORE_VLNV} and an {_DMA_VLNV}7.1 are needed; give this package's own bitstream"
+            )
+        drivers = {name: getattr(self, name) for name in (cores[0], dmas[0])}
+        return drivers[cores[0]], drivers[dmas[0]]
+
+    def _read_identity(self, path: Path) -> dict[str, Any]:
+        """circ.json beside the bitstream, checked against the core that answers."""
+        sidecar = path.with_suffix(".json")
+        if not sidecar.exists():
+            return {"emulated": self.emulated, "note": f"no {sidecar.name} beside the bitstream"}
+        identity: dict[str, Any] = json.loads(sidecar.read_text(encoding="utf-8"))
+        if identity.get("spec_hash") != spec.SPEC_HASH:
+            raise IncompatibleError(
+                f"{sidecar} names specification {str(identity.get('spec_hash'))[:12]}, the core has "
+                f"{spec.SPEC_HASH[:12]}: the two files are of different builds; fetch all of {path.stem}.* again"
+            )
+        return identity
+
+    def load(self, program: Program | str | os.PathLike[str], *, batch_size: int | None = None) -> Network:
+        """Make a network of `program`; its weights go to the core with its first batch.
+
+        Parameters
+        ----------
+        program : a Program, or the path of a ``.circ`` file
+        batch_size : largest number of samples in one transfer; None: up to 1024, as the buffers allow
+
+        Raises
+        ------
+        IncompatibleError
+            This core cannot execute the program; the message says what is missing.
+        ProgramFileError
+            The file cannot be read.
+        """
+        if self._scheduler is None:
+            raise BoardError("the overlay is closed; open it again with CirculantOverlay()")
+        if not isinstance(program, Program):
+            program = Program.load(program)
+        check_fits(program, self.config)
+        limit = self._hardware.batch_limit(program)
+        if not limit:
+            raise IncompatibleError(
+                f"one sample of {program.name} takes {8 * program.input.beats} bytes in and "
+                f"{8 * program.output.beats} out, a buffer holds {self._hardware.buffer_bytes}; "
+                "open the overlay with larger buffer_bytes"
+            )
+        if batch_size is not None and not 1 <= batch_size <= limit:
+            raise ValueError(f"batch_size={batch_size}: the buffers allow 1..{limit} for {program.name}")
+        statistics = Statistics(
+            layers=len(program.layers),
+            cycles_provenance=getattr(self.device, "cycle_provenance", "measured"),
+            clock_hz=self.clock_mhz * 1e6,
+        )
+        return Network(program, self._scheduler, statistics, batch_size or min(limit, MAX_BATCH))
+
+    @property
+    def clock_mhz(self) -> float:
+        """Frequency of the core's clock as the board's clock registers have it, MHz."""
+        return float(Clocks.fclk0_mhz)
+
+    def describe(self) -> str:
+        """Board, core and clock in one line; says so if the board is emulated."""
+        c = self.config
+        board = f"{self.device.name} (EMULATED, engine {self.device.engine_name})" if self.emulated else self.device.name
+        built = "" if not self.identity.get("emulated") else ", bitstream emulated, built on the fly"
+        return (
+            f"{board}: circ_core, specification {spec.SPEC_VERSION} ({spec.SPEC_ID:08x}), {c.width} bits, "
+            f"{c.lanes} lanes, {c.samples} samples/cycle, {self.clock_mhz:g} MHz{built}"
+        )
+
+    def close(self) -> None:
+        """Finish what is queued, end the scheduler, free the buffers. The fabric stays configured."""
+        scheduler, self._scheduler = self._scheduler, None
+        if scheduler is not None:
+            scheduler.close()
+            self._hardware.close()
+
+    def __enter__(self) -> CirculantOverlay:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"<CirculantOverlay {self.describe()}>"
+
+
+def check_fits(program: Program, config: spec.CoreConfig) -> None:
+    """Raise IncompatibleError unless a core of `config` can execute `program`."""
+    code = instructions(program)
+    needs = {
+        "weight_words": sum(i.weight_count for i in code),
+        "map_elements": max(max(i.in_blocks, i.out_blocks) * i.block_size for i in code),
+        "affine_channels": sum(i.out_features for i in code),
+        "instructions": len(code),
+    }
+    if program.width != config.width:
+        raise IncompatibleError(
+            f"{program.name} was compiled for {program.width} bits, this core computes in {config.width}; "
+            f"compile it with width={config.width}"
+        )
+    for name, need in needs.items():
+        if need > getattr(config, name):
+            raise IncompatibleError(
+                f"{program.name} needs {need} {name.replace('_', ' ')}, this core has {getattr(config, name)}; "
+                "use larger blocks, fewer channels or fewer layers"
+            )
+    wanted = spec.Capability.LINEAR
+    if any(i.activation in (spec.Activation.SIGMOID, spec.Activation.TANH) for i in code):
+        wanted |= spec.Capability.SIGMOID_TANH
+    if program.input.storage == "uint8":
+        wanted |= spec.Capability.INPUT_U8
+    missing = wanted & ~spec.Capability(config.capability)
+    if missing:
+        names = ", ".join(flag.name or "?" for flag in spec.Capability if flag in missing)
+        raise IncompatibleError(f"{program.name} needs {names}, which this build of the core lacks")

@@ -1,0 +1,63 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""What a network's runs took, on the host and in the core, with the provenance of every device figure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+__all__ = ["Statistics"]
+
+
+@dataclass(kw_only=True)
+class Statistics:
+    """Totals since the network was loaded or :meth:`Network.reset_statistics` was called.
+
+    Attributes
+    ----------
+    images, batches, failures : samples answered, DMA batches they took, batches that failed.
+    bytes_in, bytes_out : moved by the DMA for samples and results.
+    program_loads, program_bytes : times the program was streamed into the core, and what that moved.
+    pack_s, wait_s, unpack_s : host seconds; waiting overlaps with packing the next batch.
+    cycles : clock cycles of all runs, from the core's counters.
+    layer_cycles : the same for each layer.
+    cycles_provenance : "measured" on a board, "simulated" by RTL, "modelled" by the cycle model.
+    clock_hz : of the core.
+    """
+
+    layers: int
+    cycles_provenance: str
+    clock_hz: float
+    images: int = 0
+    batches: int = 0
+    failures: int = 0
+    bytes_in: int = 0
+    bytes_out: int = 0
+    program_loads: int = 0
+    program_bytes: int = 0
+    pack_s: float = 0.0
+    wait_s: float = 0.0
+    unpack_s: float = 0.0
+    cycles: int = 0
+    layer_cycles: list[int] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.layer_cycles = self.layer_cycles or [0] * self.layers
+
+    @property
+    def device_s(self) -> float:
+        """Seconds in the core: cycles over clock, never the emulator's own time."""
+        return self.cycles / self.clock_hz
+
+    @property
+    def cycles_per_image(self) -> float:
+        """Mean clock cycles of an image; 0 before the first."""
+        return self.cycles / self.images if self.images else 0.0
+
+    def add(self, *, images: int, cycles: int, layer_cycles: list[int], bytes_in: int, bytes_out: int) -> None:
+        """Count one finished batch."""
+        self.images += images
+        self.batches += 1
+        self.bytes_in += bytes_in
+        self.bytes_out += bytes_out
+        self.cycles += cycles
+        self.layer_cycles = [a + b for a, b in zip(self.layer_cycles, layer_cycles)]
