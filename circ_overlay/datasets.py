@@ -1,0 +1,193 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Data sets: found, or downloaded and checked, and loaded as arrays. None is part of the package.
+
+Looked for in this order: ``$CIRC_OVERLAY_DATA/<name>/``, the cache folder, the network (pooch).
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .errors import CircOverlayError
+from .files import cache_directory
+
+__all__ = ["DATASETS", "DataUnavailableError", "Dataset", "Source", "at_hand", "load"]
+
+
+class DataUnavailableError(CircOverlayError, OSError):
+    """A data set is not here and could not be fetched; the message says what to do."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dataset:
+    """One split of a data set.
+
+    Attributes
+    ----------
+    images : (n, height, width) uint8
+    labels : (n,) int64
+    classes : name of each label
+    """
+
+    name: str
+    split: str
+    images: NDArray[np.uint8]
+    labels: NDArray[np.int64]
+    classes: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """What is known of a data set before it is loaded."""
+
+    title: str
+    terms: str
+    files: dict[str, str]  # file name -> SHA-256; empty for what comes with a package
+    urls: tuple[str, ...] = ()
+
+
+DATASETS: dict[str, Source] = {
+    "digits": Source(
+        title="Optical recognition of handwritten digits, 8 x 8, 1,797 images (comes with scikit-learn)",
+        terms="CC BY 4.0, Alpaydin and Kaynak 1998",
+        files={},
+    ),
+    "mnist": Source(
+        title="MNIST handwritten digits, 28 x 28, 60,000 + 10,000 images",
+        terms="CC BY-SA 3.0, LeCun, Cortes and Burges",
+        files={
+            "train-images-idx3-ubyte.gz": "440fcabf73cc546fa21475e81ea370265605f56be210a4024d2ca8f203523609",
+            "train-labels-idx1-ubyte.gz": "3552534a0a558bbed6aed32b30c495cca23d567ec52cac8be1a0730e8010255c",
+            "t10k-images-idx3-ubyte.gz": "8d422c7b0a1c1c79245a5bcf07fe86e33eeafee792b84584aec276f5a2dbc4e6",
+            "t10k-labels-idx1-ubyte.gz": "f7ae60f92e00ec6debd23a6088c31dbd2371eca3ffa0defaefb259924204aec6",
+        },
+        urls=(
+            "https://ossci-datasets.s3.amazonaws.com/mnist/",
+            "https://storage.googleapis.com/cvdf-datasets/mnist/",
+        ),
+    ),
+}
+
+
+def at_hand(name: str) -> bool:
+    """True if `name` can be loaded without the network."""
+    source = _source(name)
+    if not source.files:
+        try:
+            import sklearn  # type: ignore[import-untyped]  # noqa: F401
+        except ImportError:
+            return False
+    return all(_local(name, file) is not None for file in source.files)
+
+
+def load(name: str, split: str = "test") -> Dataset:
+    """Load one split.
+
+    Parameters
+    ----------
+    name : one of :data:`DATASETS`
+    split : "train" or "test"; for digits a fixed quarter of each class is the test part
+
+    Raises
+    ------
+    ValueError
+        Unknown name or split.
+    DataUnavailableError
+        Neither here nor to be downloaded, or a file's checksum is wrong.
+    """
+    _source(name)
+    if split not in ("train", "test"):
+        raise ValueError(f"split {split!r}: allowed are 'train' and 'test'")
+    images, labels = _digits(split) if name == "digits" else _mnist(split)
+    classes = tuple(str(n) for n in range(10))
+    return Dataset(name=name, split=split, images=images, labels=labels.astype(np.int64), classes=classes)
+
+
+def _source(name: str) -> Source:
+    if name not in DATASETS:
+        raise ValueError(f"data set {name!r}: there are {', '.join(DATASETS)}")
+    return DATASETS[name]
+
+
+def _digits(split: str) -> tuple[NDArray[np.uint8], NDArray[Any]]:
+    try:
+        from sklearn.datasets import load_digits
+        from sklearn.model_selection import train_test_split  # type: ignore[import-untyped]
+    except ImportError as error:
+        raise DataUnavailableError("digits come with scikit-learn: pip install circ-overlay[data]") from error
+    flat, labels = load_digits(return_X_y=True)
+    images = flat.reshape(-1, 8, 8).astype(np.uint8)
+    parts = train_test_split(images, labels, test_size=0.25, random_state=0, stratify=labels)
+    index = 0 if split == "train" else 1
+    return parts[index], parts[2 + index]
+
+
+def _mnist(split: str) -> tuple[NDArray[np.uint8], NDArray[Any]]:
+    prefix = "train" if split == "train" else "t10k"
+    images = _read_idx(_fetch("mnist", f"{prefix}-images-idx3-ubyte.gz"))
+    return images, _read_idx(_fetch("mnist", f"{prefix}-labels-idx1-ubyte.gz"))
+
+
+def _read_idx(path: Path) -> NDArray[np.uint8]:
+    """An IDX file of bytes: 0, 0, 8, number of axes; big-endian lengths; the entries."""
+    raw = gzip.decompress(path.read_bytes())
+    if raw[:3] != b"\x00\x00\x08":
+        raise DataUnavailableError(f"{path} is no IDX file of bytes (starts with {raw[:4].hex()}); remove it")
+    shape = np.frombuffer(raw, ">u4", count=raw[3], offset=4).astype(int)
+    return np.frombuffer(raw, np.uint8, offset=4 + 4 * raw[3]).reshape(shape).copy()
+
+
+def _local(name: str, file: str) -> Path | None:
+    """Where `file` lies, or None."""
+    own = os.environ.get("CIRC_OVERLAY_DATA")
+    if own and (Path(own) / name / file).exists():
+        return Path(own) / name / file
+    cached = cache_directory() / "data" / name / file
+    return cached if cached.exists() else None
+
+
+def _fetch(name: str, file: str) -> Path:
+    source = _source(name)
+    path = _local(name, file)
+    if path is not None:
+        found = hashlib.sha256(path.read_bytes()).hexdigest()
+        if found == source.files[file]:
+            return path
+        raise DataUnavailableError(
+            f"{path} has SHA-256 {found[:16]}..., expected {source.files[file][:16]}...; remove it to fetch it again"
+        )
+    try:
+        import pooch
+    except ImportError as error:
+        raise DataUnavailableError(
+            f"{name} is not here: pip install circ-overlay[data] to download it, or put {file} into "
+            f"a folder {name}/ and set CIRC_OVERLAY_DATA to the folder above it"
+        ) from error
+    errors = []
+    for url in source.urls:
+        try:
+            fetched = pooch.retrieve(
+                url + file,
+                known_hash=f"sha256:{source.files[file]}",
+                fname=file,
+                path=cache_directory() / "data" / name,
+                progressbar=True,
+            )
+            return Path(fetched)
+        except Exception as error:  # whatever the network layer raises, the next mirror may serve
+            errors.append(f"{url}: {error}")
+    raise DataUnavailableError(
+        f"{name} could not be downloaded ({'; '.join(errors)}); put {', '.join(source.files)} into a folder "
+        f"{name}/ and set CIRC_OVERLAY_DATA to the folder above it"
+    )
