@@ -188,13 +188,6 @@ class Layer:
         for name, top in (("acc_shift", spec.MAX_ACC_SHIFT), ("affine_shift", spec.MAX_AFFINE_SHIFT)):
             shift = getattr(self, name)
             _require(0 <= shift <= top, f"{where}{name}={shift}: allowed are 0..{top}")
-        # Largest accumulator that any input could cause, each part of a word summed over the input blocks.
-        worst = int(np.abs(w.astype(np.int64)).sum(axis=(1, 3)).max())
-        worst <<= spec.spectrum_bits(width, k) - 1
-        _require(
-            worst < 1 << (spec.ACC_BITS - 1),
-            f"{where}an accumulator could reach {worst}, over {spec.ACC_BITS} bits; use smaller layers or k",
-        )
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -213,7 +206,7 @@ class Program:
     Raises
     ------
     ProgramError
-        Something does not fit: sizes of neighbouring layers, a value in its format, a worst-case accumulator.
+        Something does not fit: sizes of neighbouring layers, a value in its format.
     """
 
     name: str

@@ -1,0 +1,257 @@
+# SPDX-License-Identifier: BSD-3-Clause
+""".circ files: the same bytes for the same program, and a clear refusal of everything else."""
+
+import dataclasses
+import hashlib
+import json
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from circ_overlay import Program, spec
+from circ_overlay.compiler import Linear, compile
+from circ_overlay.errors import ProgramError, ProgramFileError
+from circ_overlay.files import atomic_write
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="module")
+def program():
+    rng = np.random.default_rng(0)
+    layers = [
+        Linear(weight=rng.normal(size=(3, 2, 8)), in_features=15, out_features=20, activation="relu"),
+        Linear(weight=rng.normal(size=(1, 5, 4)), in_features=20, out_features=3, activation="tanh"),
+    ]
+    x = rng.integers(0, 256, (50, 3, 5)).astype(np.uint8)
+    return compile(layers, x, name="small", labels=("a", "b", "c"), metadata={"note": "für Tests"})
+
+
+@pytest.fixture(scope="module")
+def content(program, tmp_path_factory):
+    path = tmp_path_factory.mktemp("circ") / "small.circ"
+    program.save(path)
+    return path.read_bytes()
+
+
+def rewrite(content, tmp_path, change, *, sums=True):
+    """The archive with `change` applied to its members, checksums made right again unless `sums` is False."""
+    path = tmp_path / "changed.circ"
+    (tmp_path / "in.zip").write_bytes(content)
+    with zipfile.ZipFile(tmp_path / "in.zip") as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    change(members)
+    if sums:
+        members.pop("SHA256SUMS", None)
+        lines = [f"{hashlib.sha256(data).hexdigest()}  {name}\n" for name, data in members.items()]
+        members["SHA256SUMS"] = "".join(lines).encode()
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, data in members.items():
+            archive.writestr(name, data)
+    return path
+
+
+def edit_manifest(**values):
+    def change(members):
+        manifest = json.loads(members["manifest.json"])
+        manifest.update(values)
+        members["manifest.json"] = json.dumps(manifest).encode()
+
+    return change
+
+
+def test_round_trip(program, content, tmp_path):
+    path = tmp_path / "a.circ"
+    path.write_bytes(content)
+    back = Program.load(path)
+    np.testing.assert_array_equal(back.image, program.image)
+    assert (back.name, back.labels, back.metadata) == (program.name, program.labels, program.metadata)
+    assert (back.input, back.output, back.width) == (program.input, program.output, program.width)
+    assert [layer.name for layer in back.layers] == [layer.name for layer in program.layers]
+    back.save(path)
+    assert path.read_bytes() == content
+
+
+def test_no_pickle_inside(content, tmp_path):
+    path = tmp_path / "a.circ"
+    path.write_bytes(content)
+    with zipfile.ZipFile(path) as archive:
+        for name in archive.namelist():
+            assert not archive.read(name).startswith(b"\x80"), name
+            if name.endswith(".npy"):
+                with archive.open(name) as file:
+                    np.lib.format.read_array(file, allow_pickle=False)
+
+
+def test_pickled_array_is_refused(content, tmp_path):
+    def change(members):
+        members["arrays/00.weights.npy"] = pickle.dumps(np.zeros(3))
+
+    with pytest.raises(ProgramFileError, match="malformed"):
+        Program.load(rewrite(content, tmp_path, change))
+
+
+@given(cut=st.integers(0, 10**9))
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_truncated(content, tmp_path, cut):
+    path = tmp_path / "a.circ"
+    path.write_bytes(content[: cut % len(content)])
+    with pytest.raises(ProgramFileError, match=r"truncated or altered|not a \.circ file"):
+        Program.load(path)
+
+
+@given(st.lists(st.tuples(st.integers(0, 10**9), st.integers(1, 255)), min_size=1, max_size=4))
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_altered_bytes_never_pass_unnoticed(program, content, tmp_path, changes):
+    path = tmp_path / "a.circ"
+    data = bytearray(content)
+    for where, xor in changes:
+        data[where % len(data)] ^= xor
+    path.write_bytes(data)
+    try:
+        back = Program.load(path)
+    except ProgramFileError as error:
+        assert str(path) in str(error)
+    else:  # dates and attributes in the zip's directory do not matter; everything that does is the same
+        np.testing.assert_array_equal(back.image, program.image)
+        assert back.metadata == program.metadata
+
+
+@given(st.binary(max_size=400))
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_noise_is_refused(tmp_path, noise):
+    path = tmp_path / "a.circ"
+    path.write_bytes(noise)
+    with pytest.raises(ProgramFileError):
+        Program.load(path)
+
+
+def test_missing_file_is_an_ordinary_error(tmp_path):
+    with pytest.raises(FileNotFoundError):
+        Program.load(tmp_path / "none.circ")
+
+
+def test_foreign_zip(tmp_path):
+    path = tmp_path / "foreign.circ"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("hello.txt", "hello")
+    with pytest.raises(ProgramFileError, match=r"no circ-overlay program; give a file made by Program\.save"):
+        Program.load(path)
+
+
+def test_foreign_manifest(content, tmp_path):
+    with pytest.raises(ProgramFileError, match="a foreign file: its manifest says 'other'"):
+        Program.load(rewrite(content, tmp_path, edit_manifest(format="other")))
+
+
+def test_future_format(content, tmp_path):
+    with pytest.raises(ProgramFileError, match="file format 2 is newer than 1.*upgrade circ-overlay"):
+        Program.load(rewrite(content, tmp_path, edit_manifest(format_version=2)))
+
+
+@pytest.mark.parametrize(
+    ("version", "message"),
+    [
+        (spec.SPEC_VERSION + 1, "the file is newer; upgrade circ-overlay"),
+        (spec.SPEC_VERSION - 1, "the package is newer; compile the network again"),
+        (spec.SPEC_VERSION, "one is a development version; compile the network again"),
+    ],
+)
+def test_other_specification(content, tmp_path, version, message):
+    change = edit_manifest(spec_version=version, spec_hash="0" * 64)
+    with pytest.raises(ProgramFileError, match=message):
+        Program.load(rewrite(content, tmp_path, change))
+
+
+def test_wrong_checksum_names_the_member(content, tmp_path):
+    def change(members):
+        members["arrays/00.bias.npy"] = members["arrays/01.bias.npy"]
+
+    with pytest.raises(ProgramFileError, match=r"checksum of arrays/00\.bias\.npy is wrong"):
+        Program.load(rewrite(content, tmp_path, change, sums=False))
+
+
+def test_extra_member_is_noticed(content, tmp_path):
+    with pytest.raises(ProgramFileError, match="members differ"):
+        Program.load(rewrite(content, tmp_path, lambda m: m.update({"x": b"x"}), sums=False))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        edit_manifest(width="12"), edit_manifest(width=99), edit_manifest(width=True), edit_manifest(layers=[]),
+        edit_manifest(layers=None), edit_manifest(input=[]), edit_manifest(labels=["one"]),
+        edit_manifest(input={"shape": [3, 6], "frac": 0, "storage": "uint8"}),
+        edit_manifest(input={"shape": [3, 5], "frac": 0, "storage": "float"}),
+        edit_manifest(output={"shape": [3], "frac": 0.5, "storage": "int16"}),
+    ],
+)  # fmt: skip
+def test_manifest_values_are_checked(content, tmp_path, change):
+    with pytest.raises(ProgramFileError, match=r"fetch or compile it again"):
+        Program.load(rewrite(content, tmp_path, change))
+
+
+def test_oversized_archive_is_not_unpacked(tmp_path):
+    path = tmp_path / "bomb.circ"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("zeros", bytes((1 << 28) + 1))
+    with pytest.raises(ProgramFileError, match="would unpack to more than"):
+        Program.load(path)
+
+
+def test_program_validation_messages(program):
+    first, second = program.layers
+    with pytest.raises(ProgramError, match="takes 20 features, but 15 arrive"):
+        dataclasses.replace(program, layers=(second, first))
+    with pytest.raises(ProgramError, match="weights exceeds 8 bits"):
+        dataclasses.replace(program, width=8, input=dataclasses.replace(program.input, storage="int16"))
+    with pytest.raises(ProgramError, match="2 labels for 3 outputs"):
+        dataclasses.replace(program, labels=("a", "b"))
+    with pytest.raises(ProgramError, match="acc_shift=41"):
+        dataclasses.replace(program, layers=(dataclasses.replace(first, acc_shift=41), second))
+
+
+def test_failed_write_leaves_the_old_file(tmp_path):
+    path = tmp_path / "file"
+    path.write_bytes(b"old")
+    with pytest.raises(RuntimeError), atomic_write(path) as file:
+        file.write(b"half of the new")
+        raise RuntimeError
+    assert path.read_bytes() == b"old"
+    assert os.listdir(tmp_path) == ["file"]
+
+
+def test_killed_in_the_middle_of_writing(content, tmp_path):
+    """SIGKILL at random moments of a loop that rewrites a file: it is always one whole program."""
+    path = tmp_path / "net.circ"
+    path.write_bytes(content)
+    script = textwrap.dedent(
+        """
+        import sys
+        from circ_overlay import Program
+        p = Program.load(sys.argv[1])
+        print("ready", flush=True)
+        while True:
+            p.save(sys.argv[1])
+        """
+    )
+    for delay in (0.0, 0.003, 0.007, 0.011, 0.02):
+        writer = subprocess.Popen(
+            [sys.executable, "-c", script, str(path)], cwd=ROOT, stdout=subprocess.PIPE, text=True
+        )
+        assert writer.stdout.readline() == "ready\n"
+        time.sleep(delay)
+        writer.send_signal(signal.SIGKILL)
+        writer.wait()
+        assert path.read_bytes() == content
