@@ -1,0 +1,19 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""PyTorch layers whose weight matrices are block-circulant; an optional extra of the package.
+
+Importing this subpackage is the only thing that pulls torch in; everything that runs on a board does without
+it.
+"""
+
+try:
+    import torch as _torch  # noqa: F401  (only to say early, and helpfully, that it is missing)
+except ModuleNotFoundError as error:
+    if error.name != "torch":  # torch is there but broken: its own message says more than ours
+        raise
+    raise ImportError(
+        "circ_overlay.nn needs PyTorch, which is not installed; run `pip install circ-overlay[train]`"
+    ) from error
+
+from circ_overlay.nn.linear import BlockCirculantLinear
+
+__all__ = ["BlockCirculantLinear"]
