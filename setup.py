@@ -43,7 +43,11 @@ setup(
     long_description_content_type="text/markdown",
     license="BSD-3-Clause",
     python_requires=">=3.10",
-    packages=[*find_packages(include=["circ_overlay", "circ_overlay.*"]), "circ_overlay._bitstreams", "circ_overlay._notebooks"],
+    packages=[
+        *find_packages(include=["circ_overlay", "circ_overlay.*"]),
+        "circ_overlay._bitstreams",
+        "circ_overlay._notebooks",
+    ],
     package_dir={"circ_overlay._bitstreams": "bitstreams", "circ_overlay._notebooks": "notebooks"},
     package_data={
         "circ_overlay": ["py.typed"],

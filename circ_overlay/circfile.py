@@ -127,7 +127,7 @@ def load(path: str | os.PathLike[str]) -> Program:
 
 def _npy(array: NDArray[Any]) -> bytes:
     buffer = io.BytesIO()
-    np.lib.format.write_array(buffer, np.ascontiguousarray(array), version=(1, 0), allow_pickle=False)
+    np.lib.format.write_array(buffer, np.ascontiguousarray(array), version=(1, 0), allow_pickle=False)  # type: ignore[no-untyped-call]
     return buffer.getvalue()
 
 
@@ -164,18 +164,17 @@ def _build(manifest: dict[str, Any], members: dict[str, bytes]) -> Program:
     for entry in manifest["layers"]:
         if entry["op"] != spec.Opcode.LINEAR.name.lower():
             raise ProgramError(f"operation {entry['op']!r} is unknown")
-        arrays = {}
+        values: dict[str, Any] = {}
         for name, dtype in _ARRAYS.items():
-            array = np.lib.format.read_array(io.BytesIO(members[entry[name]]), allow_pickle=False)
+            file = io.BytesIO(members[entry[name]])
+            array = np.lib.format.read_array(file, allow_pickle=False)  # type: ignore[no-untyped-call]
             if array.dtype != dtype:
                 raise ProgramError(f"{entry[name]} has dtype {array.dtype}, expected {np.dtype(dtype)}")
-            arrays[name] = array
-        numbers = {
-            name: _integer(entry[name])
-            for name in ("in_features", "out_features", "acc_shift", "affine_shift", "out_frac")
-        }
+            values[name] = array
+        for name in ("in_features", "out_features", "acc_shift", "affine_shift", "out_frac"):
+            values[name] = _integer(entry[name])
         activation = spec.Activation[entry["activation"].upper()]
-        layers.append(Layer(name=str(entry["name"]), activation=activation, **numbers, **arrays))
+        layers.append(Layer(name=str(entry["name"]), activation=activation, **values))
     ports = {
         end: Port(
             shape=tuple(_integer(n) for n in manifest[end]["shape"]),

@@ -37,7 +37,8 @@ class _Group(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
-        except (CircOverlayError, ImportError) as error:
+        except (CircOverlayError, ImportError, ValueError, OSError) as error:
+            logging.getLogger(__name__).info("where it happened:", exc_info=True)
             raise click.ClickException(str(error)) from error
 
 

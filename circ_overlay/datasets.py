@@ -85,7 +85,7 @@ def at_hand(name: str) -> bool:
     source = _source(name)
     if not source.files:
         try:
-            import sklearn  # type: ignore[import-untyped]  # noqa: F401
+            import sklearn  # noqa: F401
         except ImportError:
             return False
     return all(_local(name, file) is not None for file in source.files)
@@ -123,7 +123,7 @@ def _source(name: str) -> Source:
 def _digits(split: str) -> tuple[NDArray[np.uint8], NDArray[Any]]:
     try:
         from sklearn.datasets import load_digits
-        from sklearn.model_selection import train_test_split  # type: ignore[import-untyped]
+        from sklearn.model_selection import train_test_split
     except ImportError as error:
         raise DataUnavailableError("digits come with scikit-learn: pip install circ-overlay[data]") from error
     flat, labels = load_digits(return_X_y=True)

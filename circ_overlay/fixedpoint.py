@@ -76,7 +76,8 @@ class Format:
                 "only finite numbers can be quantised"
             )
         low, high = limits(self.width)
-        return np.clip(np.floor(np.ldexp(values, self.frac) + 0.5), low, high).astype(np.int64)
+        nearest: Ints = np.clip(np.floor(np.ldexp(values, self.frac) + 0.5), low, high).astype(np.int64)
+        return nearest
 
     def value(self, n: ArrayLike) -> NDArray[np.float64]:
         """Real numbers that the integers `n` stand for, float64."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import io
 import os
+import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -51,7 +52,8 @@ def answers_figure(
         text = f"{answers[index]}" if good else f"{answers[index]} (is {labels[index]})"
         axes.set_title(text, fontsize=10, color="tab:green" if good else "tab:red")
     errors = int((answers != labels).sum())
-    figure.suptitle(f"{title}\n{len(labels) - errors:,} of {len(labels):,} right", fontsize=9)
+    lines = [*textwrap.wrap(title, 110), f"{len(labels) - errors:,} of {len(labels):,} right"]
+    figure.suptitle("\n".join(lines), fontsize=9)
     return figure
 
 

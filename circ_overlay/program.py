@@ -22,7 +22,7 @@ from .fixedpoint import Format, limits
 __all__ = ["Layer", "Port", "Program"]
 
 Ints = NDArray[np.int64]
-_STORAGE = {"int16": np.dtype("<i2"), "uint8": np.dtype("u1")}
+_STORAGE: dict[str, np.dtype[Any]] = {"int16": np.dtype("<i2"), "uint8": np.dtype("u1")}
 
 
 def _require(condition: bool, message: str) -> None:
@@ -103,7 +103,7 @@ class Port:
             raise ValueError(f"input of dtype {array.dtype}: expected real numbers")
         low, high = (0, 255) if self.storage == "uint8" else limits(width)
         # float32 holds every 16-bit result exactly and halves the traffic; other types go through float64.
-        values = array.astype(np.float32 if array.dtype == np.float32 else np.float64)
+        values: NDArray[Any] = array.astype(np.float32 if array.dtype == np.float32 else np.float64)
         values *= 2.0**self.frac
         # min and max are NaN or infinite exactly if some value is: two cheap passes instead of a mask.
         if values.size and not (np.isfinite(values.min()) and np.isfinite(values.max())):

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,7 +16,7 @@ from ..errors import CircOverlayError
 __all__ = ["CompileError", "Linear", "Network"]
 
 Floats = NDArray[np.float64]
-_FUNCTIONS = {
+_FUNCTIONS: dict[str, Callable[[Floats], Floats]] = {
     "identity": lambda v: v,
     "relu": lambda v: np.maximum(v, 0),
     "sigmoid": lambda v: 0.5 * (1 + np.tanh(v / 2)),
@@ -54,6 +55,9 @@ class Linear:
     def __post_init__(self) -> None:
         where = f"layer {self.name!r}: "
         weight = np.asarray(self.weight, np.float64)
+        k = weight.shape[2] if weight.ndim == 3 else self.block_size
+        if k is not None and k not in spec.BLOCK_SIZES:
+            raise CompileError(f"{where}block size {k}: the core executes {spec.BLOCK_SIZES}")
         if weight.ndim == 2:
             if self.block_size is None:
                 raise CompileError(
@@ -74,9 +78,6 @@ class Linear:
                 )
         else:
             raise CompileError(f"{where}weight of shape {weight.shape}: expected (p, q, k) or (out, in)")
-        k = weight.shape[2]
-        if k not in spec.BLOCK_SIZES:
-            raise CompileError(f"{where}block size {k}: the core executes {spec.BLOCK_SIZES}")
         if self.activation not in spec.ACTIVATIONS:
             raise CompileError(f"{where}activation {self.activation!r}: allowed are {spec.ACTIVATIONS}")
         values = {"weight": weight}
@@ -91,12 +92,12 @@ class Linear:
             object.__setattr__(self, name, value)
         object.__setattr__(self, "in_features", in_features)
         object.__setattr__(self, "out_features", out_features)
-        object.__setattr__(self, "block_size", k)
+        object.__setattr__(self, "block_size", weight.shape[2])
 
     def forward(self, x: Floats) -> Floats:
         """The layer in float64 on (batch, in_features)."""
         y = circulant.matvec(np.asarray(self.weight), x, self.out_features)
-        return np.asarray(_FUNCTIONS[self.activation](y * self.scale + self.shift), np.float64)
+        return _FUNCTIONS[self.activation](y * np.asarray(self.scale) + np.asarray(self.shift))
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

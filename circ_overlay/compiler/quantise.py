@@ -43,7 +43,7 @@ def spectral_words(weight: Floats) -> Floats:
     k = weight.shape[2]
     bins = np.fft.fft(weight)
     words = bins[..., list(spec.spectrum_order(k))]
-    result = np.stack([words.real, words.imag], -1)
+    result: Floats = np.stack([words.real, words.imag], -1)
     result[..., 0, 1] = bins[..., k // 2].real
     return result
 
@@ -122,7 +122,7 @@ def _lower(
 ) -> Layer:
     """Quantise one layer whose inputs are the integers `x` with `frac` fraction bits."""
     weight = np.asarray(layer.weight)
-    p, q, k = weight.shape
+    _, q, k = weight.shape
     words = spectral_words(weight)
     # Each row of blocks uses the whole range of the weights' format: the affine undoes its gain for free.
     peaks = np.abs(words).max(axis=(1, 2, 3))

@@ -76,7 +76,7 @@ class _Chain:
 
     def affine(self, node: fx.Node, scale: NDArray[Any], shift: NDArray[Any]) -> None:
         if not self.layers:
-            if scale.size > 1 and np.ptp(scale) > 0 or np.any(shift):
+            if (scale.size > 1 and np.ptp(scale) > 0) or np.any(shift):
                 _refuse(node, "A per-channel affine before the first layer",
                         "apply it to the data, or use one factor for all channels")  # fmt: skip
             self.input_scale *= float(scale.flat[0])
@@ -153,7 +153,7 @@ def _fold(chain: _Chain, node: fx.Node, modules: dict[str, nn.Module]) -> None:
     if node.op == "call_module":
         _fold_module(chain, node, modules[str(node.target)])
     elif node.target in _ACTIVATION_FUNCTIONS:
-        chain.activation(node, _ACTIVATION_FUNCTIONS[node.target])  # type: ignore[index]
+        chain.activation(node, _ACTIVATION_FUNCTIONS[node.target])
     elif node.target in (operator.mul, torch.mul, operator.truediv, torch.div, "mul", "div"):
         factor = next((a for a in node.args if isinstance(a, (int, float))), None)
         if factor is None or not isinstance(node.args[0], fx.Node):

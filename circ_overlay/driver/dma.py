@@ -7,6 +7,7 @@ Register bits: AMD PG021, AXI DMA 7.1, simple mode.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from ..errors import CoreTimeoutError, DmaError
@@ -116,10 +117,11 @@ class DmaPair:
         if any(value & _HALTED for value in status.values()):
             return "a channel is halted: the overlay was downloaded again or the DMA reset behind the driver"
         if not status["MM2S"] & _IDLE:
+            if "core busy" not in core:
+                return "the core is idle and takes no input: it was reset behind the driver"
             return (
-                "the core does not take its input: it is stalled or the overlay's clock is stopped"
-                if "core busy" in core
-                else "the core is idle and takes no input: it was reset behind the driver"
+                "the core does not take its input: nothing takes its output, it is stalled, "
+                "or the overlay's clock is stopped"
             )
         if not status["S2MM"] & _IDLE:
             return (
@@ -152,13 +154,16 @@ class DmaPair:
             The DMA does not come out of reset.
         """
         self._dma.write(_CONTROL, _RESET)
-        self._await(lambda: not int(self._dma.read(_CONTROL)) & _RESET, timeout, "come out of reset")
+        self._await(partial(self._clear, _CONTROL, _RESET), timeout, "come out of reset")
         for name, (channel, base) in self._channels.items():
             self._asked[name] = 0
             self._dma.write(base + _CONTROL, _RUN)
             status = base + _STATUS
-            self._await(lambda at=status: not int(self._dma.read(at)) & _HALTED, timeout, f"start {name}")
+            self._await(partial(self._clear, status, _HALTED), timeout, f"start {name}")
             channel.start()  # pynq's own bookkeeping; its wait for `running` is already fulfilled
+
+    def _clear(self, offset: int, bit: int) -> bool:
+        return not int(self._dma.read(offset)) & bit
 
     def _await(self, condition: Callable[[], bool], timeout: float, what: str) -> None:
         poll = Poll(timeout)

@@ -8,6 +8,7 @@ the host fills one pair while the core works on the other.
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -40,6 +41,7 @@ class Hardware:
     core, dma : the overlay's drivers
     device : the pynq device to allocate on
     config : of the core
+    is_loaded : tells whether the fabric still holds the overlay
     buffer_bytes : of each buffer
     timeout : seconds for any one wait
     """
@@ -50,11 +52,13 @@ class Hardware:
         dma: Any,
         device: Any,
         config: spec.CoreConfig,
+        is_loaded: Callable[[], bool],
         *,
         buffer_bytes: int,
         timeout: float,
     ) -> None:
         self.core, self.config, self.timeout = core, config, timeout
+        self._is_loaded = is_loaded
         self._dma = DmaPair(dma)
         # An image must fit in one transfer, because its TLAST ends it.
         largest_image = 8 * (
@@ -77,9 +81,12 @@ class Hardware:
         """Bring DMA and core to their initial state; no program is on chip afterwards."""
         self._loaded = None
         self._dma.reset()
+        self._broken = ""
 
     def recover(self) -> None:
         """Reset after an error. If that fails too, every further use raises BoardError."""
+        if not self._is_loaded():
+            return  # these registers are another overlay's now
         try:
             self.reset()
         except CircOverlayError as error:
@@ -145,6 +152,8 @@ class Hardware:
     def _check_usable(self) -> None:
         if self._broken:
             raise BoardError(f"the overlay could not be reset after an error ({self._broken}); download it again")
+        if not self._is_loaded():
+            raise BoardError("another bitstream has been downloaded since; call download() on this overlay")
 
 
 def _view(buffer: Any, port: Port, images: int) -> NDArray[Any]:

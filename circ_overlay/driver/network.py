@@ -86,7 +86,8 @@ class Network:
     def classify(self, x: ArrayLike) -> NDArray[np.int64]:
         """Index of the largest output of every sample, (n,) int64."""
         outputs = self.predict(x, raw=True)
-        return outputs.reshape(len(outputs), -1).argmax(1).astype(np.int64)
+        answers: NDArray[np.int64] = outputs.reshape(len(outputs), -1).argmax(1).astype(np.int64)
+        return answers
 
     def reset_statistics(self) -> None:
         """Start counting anew."""

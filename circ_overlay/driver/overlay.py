@@ -68,16 +68,31 @@ class CirculantOverlay(pynq.Overlay):  # type: ignore[misc]
         device = device or ensure_device()
         self.emulated = bool(getattr(device, "emulated", False))
         path = Path(bitfile) if bitfile is not None else find_bitstream(device.name, emulated=self.emulated)
+        if path.exists() and not path.with_suffix(".hwh").exists():
+            raise BoardError(f"there is no {path.with_suffix('.hwh').name} beside {path}: both files are needed")
         super().__init__(str(path), download=download, device=device)
         self.core_driver, dma = self._find_ip()
         self.config = self.core_driver.identify()
         self.identity = self._read_identity(path)
         limit = timeout if timeout is not None else 120.0 if self.emulated else 10.0
         self._hardware = Hardware(
-            self.core_driver, dma, device, self.config, buffer_bytes=buffer_bytes, timeout=limit
+            self.core_driver, dma, device, self.config, self.is_loaded, buffer_bytes=buffer_bytes, timeout=limit
         )
         self._scheduler = Scheduler(self._hardware)
         _log.info("%s", self.describe())
+
+    def download(self, dtbo: str | None = None) -> None:
+        """Configure the fabric (again); batches under way finish first, programs are loaded anew."""
+        if self._scheduler is None:
+            super().download(dtbo)
+            return
+
+        def download_and_reset() -> None:
+            pynq.Overlay.download(self, dtbo)
+            self.core_driver.identify()
+            self._hardware.reset()
+
+        self._scheduler.exclusively(download_and_reset).result()
 
     def _find_ip(self) -> tuple[CirculantCore, Any]:
         found = {name: str(entry.get("type")) for name, entry in self.ip_dict.items()}
@@ -149,7 +164,8 @@ class CirculantOverlay(pynq.Overlay):  # type: ignore[misc]
     def describe(self) -> str:
         """Board, core and clock in one line; says so if the board is emulated."""
         c = self.config
-        board = f"{self.device.name} (EMULATED, engine {self.device.engine_name})" if self.emulated else self.device.name
+        name = self.device.name
+        board = f"{name} (EMULATED, engine {self.device.engine_name})" if self.emulated else name
         built = "" if not self.identity.get("emulated") else ", bitstream emulated, built on the fly"
         return (
             f"{board}: circ_core, specification {spec.SPEC_VERSION} ({spec.SPEC_ID:08x}), {c.width} bits, "

@@ -62,6 +62,22 @@ class Job:
             self.future.set_exception(error)
 
 
+class _Exclusive:
+    """A function to call while the hardware is idle, and the future of its end."""
+
+    def __init__(self, function: Callable[[], None]) -> None:
+        self.function = function
+        self.future: Future[None] = Future()
+
+    def run(self) -> None:
+        try:
+            self.function()
+        except BaseException as error:
+            self.future.set_exception(error)
+        else:
+            self.future.set_result(None)
+
+
 class _Batch:
     """`images` samples of a job from `start` on, in the buffers of `parity`."""
 
@@ -74,7 +90,8 @@ class Scheduler:
 
     def __init__(self, hardware: Hardware) -> None:
         self._hardware = hardware
-        self._jobs: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
+        self._jobs: queue.SimpleQueue[Job | _Exclusive | None] = queue.SimpleQueue()
+        self._deferred: _Exclusive | None = None
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
         self._closed = False
@@ -89,14 +106,23 @@ class Scheduler:
         BoardError
             The overlay has been closed.
         """
+        self._put(job)
+        return job.future
+
+    def exclusively(self, function: Callable[[], None]) -> Future[None]:
+        """Call `function` after all queued jobs, on the scheduler's thread, with nothing running in the core."""
+        task = _Exclusive(function)
+        self._put(task)
+        return task.future
+
+    def _put(self, item: Job | _Exclusive) -> None:
         with self._lock:
             if self._closed:
                 raise BoardError("the overlay is closed; open it again with CirculantOverlay()")
             if self._thread is None:
                 self._thread = threading.Thread(target=self._serve, name="circ-overlay", daemon=True)
                 self._thread.start()
-            self._jobs.put(job)
-        return job.future
+            self._jobs.put(item)
 
     def close(self) -> None:
         """Finish the queued jobs and end the thread."""
@@ -121,22 +147,33 @@ class Scheduler:
     def _next(self, wait: bool) -> _Batch | None:
         """The next batch, packed; None if there is none now or, after waiting, never again."""
         while True:
-            while self._current is None or self._current.packed >= len(self._current.x):
+            if self._current is None or self._current.packed >= len(self._current.x):
                 self._current = None  # a finished job's samples are not kept while waiting
-                try:
-                    self._current = self._jobs.get(block=wait)
-                except queue.Empty:
+                if not self._take(wait):
                     return None
-                if self._current is None:
-                    self._jobs.put(None)  # for the next look, should a batch still be flying
-                    return None
-                if not self._current.future.set_running_or_notify_cancel():
-                    self._current.packed = len(self._current.x)
-                elif not len(self._current.x):
-                    self._complete(self._current)
-            batch = self._pack(self._current)
-            if batch is not None:
+            elif (batch := self._pack(self._current)) is not None:
                 return batch
+
+    def _take(self, wait: bool) -> bool:
+        """Make the next job the current one; False if none is there now or, after waiting, none will come."""
+        if self._deferred is not None:
+            task, self._deferred = self._deferred, None
+            task.run()
+        try:
+            item = self._jobs.get(block=wait)
+        except queue.Empty:
+            return False
+        if item is None:
+            self._jobs.put(None)  # for the next look, should a batch still be flying
+            return False
+        if isinstance(item, _Exclusive):
+            self._deferred = item
+            return wait  # if a batch is flying, it has to land first
+        if item.future.set_running_or_notify_cancel():
+            self._current = item
+            if not len(item.x):
+                self._complete(item)
+        return True
 
     def _pack(self, job: Job) -> _Batch | None:
         images = min(job.batch, len(job.x) - job.packed)

@@ -1,0 +1,284 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""The compiler: plain descriptions and PyTorch modules, formats from samples, refusals with a way out."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.linalg import circulant as dense_circulant
+
+from circ_overlay import golden, spec
+from circ_overlay.compiler import CompileError, Linear, Network, compile
+from circ_overlay.compiler.quantise import snr_db
+
+
+def outputs(program, x):
+    return program.output.value(golden.run(program, program.input.quantise(x, program.width)))
+
+
+def dense(w, out_features, in_features):
+    p, q, _ = w.shape
+    full = np.block([[dense_circulant(w[i, j]) for j in range(q)] for i in range(p)])
+    return full[:out_features, :in_features]
+
+
+def test_network_against_a_dense_one():
+    rng = np.random.default_rng(0)
+    w1, w2 = rng.normal(size=(5, 4, 8)) / 6, rng.normal(size=(2, 3, 16)) / 6
+    scale, shift = rng.uniform(0.5, 2, 37), rng.normal(size=37)
+    x = rng.uniform(-2, 3, (400, 30))
+    hidden = np.maximum(x @ dense(w1, 37, 30).T * scale + shift, 0)
+    expected = 1 / (1 + np.exp(-(hidden @ dense(w2, 20, 37).T)))
+    layers = [
+        Linear(weight=w1, in_features=30, out_features=37, scale=scale, shift=shift, activation="relu"),
+        Linear(weight=w2, in_features=37, out_features=20, activation="sigmoid"),
+    ]
+    np.testing.assert_allclose(Network(layers=tuple(layers)).forward(x)[-1], expected, atol=1e-12)
+    program = compile(layers, x, name="two", labels=[str(n) for n in range(20)], metadata={"by": "me"})
+    assert snr_db(expected, outputs(program, x)) > 50
+    assert (program.name, program.metadata["by"], len(program.labels)) == ("two", "me", 20)
+    assert len(program.metadata["snr_db"]) == 2
+
+
+def test_dense_weights_are_projected():
+    rng = np.random.default_rng(0)
+    w = rng.normal(size=(2, 3, 4))
+    exact = Linear(weight=dense(w, 8, 12), block_size=4)
+    np.testing.assert_allclose(exact.weight, w, atol=1e-12)
+    assert (exact.in_features, exact.out_features) == (12, 8)
+
+
+def test_uint8_samples_make_a_byte_input():
+    rng = np.random.default_rng(0)
+    x = rng.integers(0, 256, (100, 6, 5)).astype(np.uint8)
+    network = Network(layers=(Linear(weight=rng.normal(size=(1, 4, 8)), in_features=30),), input_scale=1 / 255)
+    program = compile(network, x)
+    assert (program.input.storage, program.input.shape, program.input.frac) == ("uint8", (6, 5), 0)
+    assert program.input.quantise(x, 12).dtype == np.uint8
+    assert snr_db(network.forward(x)[-1], outputs(program, x)) > 50
+    narrow = compile(network, x, width=8)
+    assert narrow.input.storage == "int16"
+    assert snr_db(network.forward(x)[-1], outputs(narrow, x)) > 25
+
+
+def test_bytes_pass_untouched_and_floats_are_rounded():
+    rng = np.random.default_rng(0)
+    x = rng.integers(0, 256, (50, 8)).astype(np.uint8)
+    program = compile([Linear(weight=rng.normal(size=(1, 1, 8)))], x)
+    assert program.input.quantise(x, 12) is x or np.shares_memory(program.input.quantise(x, 12), x)
+    floats = program.input.quantise(np.array([[0.4, 0.5, 254.6, -3, 300, 1, 2, 3]]), 12)
+    assert floats.tolist() == [[0, 1, 255, 0, 255, 1, 2, 3]]
+
+
+@given(
+    width=st.sampled_from(list(spec.WIDTHS)), k=st.sampled_from(spec.BLOCK_SIZES),
+    gain=st.floats(1e-6, 1e6), offset=st.floats(-1e3, 1e3), seed=st.integers(0, 1000),
+)  # fmt: skip
+@settings(max_examples=80, deadline=None)
+def test_any_scale_of_weights_and_outputs(width, k, gain, offset, seed):
+    """Formats follow the numbers: a layer's SNR does not depend on the units the user trains in."""
+    rng = np.random.default_rng(seed)
+    x = rng.uniform(-1, 1, (200, 2 * k))
+    shift = offset * gain / 1e3 * rng.uniform(-1, 1, k)
+    layer = Linear(weight=gain * rng.normal(size=(1, 2, k)) / np.sqrt(2 * k), shift=shift)
+    program = compile([layer], x, width=width)
+    assert snr_db(layer.forward(x), outputs(program, x)) > 6.02 * width - 20
+
+
+def test_channels_of_very_different_gain_keep_their_precision():
+    rng = np.random.default_rng(0)
+    scale = np.geomspace(0.02, 1, 32)
+    layer = Linear(weight=rng.normal(size=(2, 2, 16)) / 6, scale=scale)
+    x = rng.uniform(-1, 1, (500, 32))
+    program = compile([layer], x, width=12)
+    error = outputs(program, x) - layer.forward(x)
+    # The quantisation step of the common output format is all that a small channel may suffer.
+    assert np.abs(error).max() < 3 * 2.0**-program.output.frac
+
+
+def test_zero_weights_compile():
+    program = compile([Linear(weight=np.zeros((1, 1, 4)), shift=[1.0, -1, 0.5, 0])], np.ones((3, 4)))
+    np.testing.assert_allclose(outputs(program, np.ones((1, 4))), [[1, -1, 0.5, 0]], atol=1e-3)
+
+
+def test_all_zero_output_compiles():
+    program = compile([Linear(weight=np.zeros((1, 1, 4)))], np.zeros((3, 4)))
+    assert not outputs(program, np.ones((2, 4))).any()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"weight": np.zeros((4, 4))}, "needs block_size=k"),
+        ({"weight": np.zeros(4)}, r"expected \(p, q, k\) or \(out, in\)"),
+        ({"weight": np.zeros((1, 1, 6))}, "block size 6: the core executes"),
+        ({"weight": np.zeros((1, 1, 256))}, "block size 256"),
+        ({"weight": np.zeros((4, 4)), "block_size": 3}, "block size 3: the core executes"),
+        ({"weight": np.zeros((1, 2, 8)), "in_features": 17}, "do not make a matrix of 8 x 17"),
+        ({"weight": np.zeros((1, 1, 8)), "block_size": 4}, "has blocks of 8"),
+        ({"weight": np.zeros((1, 1, 8)), "activation": "swish"}, "activation 'swish': allowed are"),
+        ({"weight": np.zeros((1, 1, 8)), "scale": np.ones(3)}, r"scale of shape \(3,\): expected \(\) or \(8,\)"),
+        ({"weight": np.full((1, 1, 8), np.nan)}, "weight holds NaN"),
+        ({"weight": np.zeros((4, 4)), "block_size": 4, "in_features": 5}, "differ from the weight"),
+    ],
+)
+def test_layer_messages(arguments, message):
+    with pytest.raises(CompileError, match=message):
+        Linear(name="here", **arguments)
+
+
+def test_network_messages():
+    one, two = Linear(weight=np.ones((2, 1, 4)), name="one"), Linear(weight=np.ones((1, 1, 4)), name="two")
+    with pytest.raises(CompileError, match="layer 'two' takes 4 features, but layer 'one' gives 8"):
+        Network(layers=(one, two))
+    with pytest.raises(CompileError, match="has no layers"):
+        Network(layers=())
+    with pytest.raises(CompileError, match="input_scale=0"):
+        Network(layers=(one,), input_scale=0)
+
+
+@pytest.mark.parametrize(
+    ("x", "message"),
+    [
+        (np.zeros((0, 4)), "n > 0"),
+        (np.zeros(4), "n > 0"),
+        (np.zeros((3, 5)), r"sample of shape \(3, 5\): expected \(n, 4\)"),
+        (np.full((3, 4), np.inf), "NaN or infinite"),
+    ],
+)
+def test_sample_messages(x, message):
+    with pytest.raises(CompileError, match=message):
+        compile([Linear(weight=np.ones((1, 1, 4)))], x)
+
+
+def test_width_message():
+    with pytest.raises(CompileError, match=r"width=17: allowed are 8\.\.16"):
+        compile([Linear(weight=np.ones((1, 1, 4)))], np.ones((2, 4)), width=17)
+
+
+def test_extreme_ratio_of_scale_to_output_is_refused_or_right():
+    layer = Linear(weight=np.ones((1, 1, 4)), scale=1e9, shift=-4e9, name="wild")
+    x = np.ones((5, 4)) + np.linspace(0, 1e-9, 5)[:, None]
+    try:
+        program = compile([layer], x)
+    except CompileError as error:
+        assert "layer 'wild'" in str(error)
+    else:
+        assert np.isfinite(outputs(program, x)).all()
+
+
+# ---- PyTorch -----------------------------------------------------------------------------------------------
+
+
+class TestTorch:
+    @pytest.fixture(autouse=True)
+    def _torch(self):
+        self.torch = pytest.importorskip("torch", reason="the importer needs PyTorch")
+
+    def trained(self, module, shape, steps=10):
+        torch = self.torch
+        torch.manual_seed(0)
+        module.train()
+        for _ in range(steps):
+            module(torch.randn(64, *shape) + 0.5)
+        return module.eval()
+
+    def check(self, module, x, threshold=48):
+        program = compile(module, x)
+        with self.torch.no_grad():
+            expected = module(self.torch.from_numpy(np.asarray(x, np.float32))).numpy()
+        assert snr_db(expected.astype(float), outputs(program, x)) > threshold
+        return program
+
+    def test_sequential(self):
+        from torch import nn
+
+        from circ_overlay.nn import BlockCirculantLinear
+
+        module = nn.Sequential(
+            nn.Flatten(), BlockCirculantLinear(30, 50, 8, bias=False), nn.BatchNorm1d(50), nn.ReLU(), nn.Dropout(),
+            nn.Sequential(BlockCirculantLinear(50, 33, 16), nn.BatchNorm1d(33), nn.Tanh()),
+            nn.Identity(), BlockCirculantLinear(33, 7, 4),
+        )  # fmt: skip
+        x = np.random.default_rng(0).normal(0.5, 1, (300, 5, 6)).astype(np.float32)
+        program = self.check(self.trained(module, (5, 6)), x)
+        assert [layer.activation.name for layer in program.layers] == ["RELU", "TANH", "IDENTITY"]
+        assert program.input.shape == (5, 6)
+
+    def test_class_with_functions_and_scaling(self):
+        import torch
+        from torch import nn
+
+        from circ_overlay.nn import BlockCirculantLinear
+
+        class Net(nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.a, self.b = BlockCirculantLinear(64, 40, 8), BlockCirculantLinear(40, 10, 4)
+                self.norm = nn.BatchNorm1d(40)
+
+            def forward(self, x):
+                x = torch.flatten(x, 1) / 255
+                return torch.sigmoid(self.b(nn.functional.relu(self.norm(self.a(x) * 2))))
+
+        module = Net()
+        module.train()
+        for _ in range(10):
+            module(255 * torch.rand(50, 8, 8))
+        x = np.random.default_rng(0).integers(0, 256, (300, 8, 8)).astype(np.uint8)
+        program = self.check(module.eval(), x)
+        assert program.input.storage == "uint8"
+        assert program.name == "net"
+
+    @pytest.mark.parametrize(
+        ("build", "message"),
+        [
+            (lambda nn, L: [L(8, 8, 4), nn.Linear(8, 4)], r"dense nn\.Linear '1'.*BlockCirculantLinear\(8, 4"),
+            (lambda nn, L: [nn.Conv2d(1, 1, 3)], r"Module '0' of type Conv2d.*supported are"),
+            (lambda nn, L: [L(8, 8, 4), nn.Softmax(1)], "type Softmax"),
+            (lambda nn, L: [L(8, 8, 4), nn.ReLU(), nn.BatchNorm1d(8)], "place batch-norm between"),
+            (lambda nn, L: [nn.ReLU(), L(8, 8, 4)], "relu before the first layer"),
+            (lambda nn, L: [L(8, 8, 4), nn.Tanh(), nn.Sigmoid()], "A sigmoid after a tanh"),
+            (lambda nn, L: [nn.Flatten()], "holds no BlockCirculantLinear"),
+            (lambda nn, L: [L(8, 8, 4), nn.BatchNorm1d(8, track_running_stats=False)], "running statistics"),
+        ],
+    )
+    def test_refusals(self, build, message):
+        from torch import nn
+
+        from circ_overlay.nn import BlockCirculantLinear
+
+        module = nn.Sequential(*build(nn, BlockCirculantLinear)).eval()
+        with pytest.raises(CompileError, match=message):
+            compile(module, np.ones((4, 8)))
+
+    def test_branches_are_refused(self):
+        from torch import nn
+
+        from circ_overlay.nn import BlockCirculantLinear
+
+        class Residual(nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.a, self.b = BlockCirculantLinear(8, 8, 4), BlockCirculantLinear(8, 8, 4)
+
+            def forward(self, x):
+                y = self.a(x)
+                return self.b(y) + y
+
+        with pytest.raises(CompileError, match="A branch or a sum of branches at 'add'"):
+            compile(Residual(), np.ones((4, 8)))
+
+    def test_data_dependent_control_flow_is_refused(self):
+        from torch import nn
+
+        class Wild(nn.Module):
+            def forward(self, x):
+                return x if x.sum() > 0 else -x
+
+        with pytest.raises(CompileError, match="Wild cannot be traced"):
+            compile(Wild(), np.ones((4, 8)))
+
+    def test_something_else_is_refused(self):
+        with pytest.raises(CompileError, match="a dict was given"):
+            compile({}, np.ones((4, 8)))

@@ -1,0 +1,54 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Every notebook runs from top to bottom on the emulated board, and ships with outputs that say so."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("nbclient", reason="executing notebooks needs circ-overlay[notebooks]")
+pytest.importorskip("pynq", reason="the notebooks drive the board through pynq")
+
+import nbformat
+from nbclient import NotebookClient
+
+ROOT = Path(__file__).resolve().parents[1]
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+
+
+def text_of(notebook):
+    parts = []
+    for cell in notebook.cells:
+        for output in cell.get("outputs", []):
+            parts.append(output.get("text", "") or output.get("data", {}).get("text/plain", ""))
+    return "\n".join(parts)
+
+
+def pictures(notebook):
+    return [o for c in notebook.cells for o in c.get("outputs", []) if "image/png" in o.get("data", {})]
+
+
+def test_there_are_notebooks():
+    assert NOTEBOOKS
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_notebook_executes(path, tmp_path, monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]))
+    notebook = nbformat.read(path, 4)
+    shipped = pictures(notebook)
+    client = NotebookClient(notebook, timeout=600, kernel_name="python3",
+                            resources={"metadata": {"path": str(tmp_path)}})  # fmt: skip
+    client.execute()
+    assert "EMULATED" in text_of(notebook)
+    assert len(pictures(notebook)) == len(shipped) > 0
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_shipped_outputs_name_the_board(path):
+    notebook = nbformat.read(path, 4)
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    assert all(cell.execution_count for cell in code), "ship notebooks with their outputs"
+    assert not [o for c in code for o in c.outputs if o.output_type == "error"]
+    assert "EMULATED" in text_of(notebook)
+    assert "Where the numbers come from" in notebook.cells[0].source
