@@ -178,8 +178,11 @@ def activate(v: Ints, activation: int, width: int) -> Ints:
 
 
 def enter(x: Ints, u8: bool, width: int) -> Ints:
-    """Stream elements as the first layer takes them: unsigned bytes are shifted up, see spec.u8_shift."""
-    return x << spec.u8_shift(width) if u8 else x
+    """Stream elements as the first layer takes them.
+
+    Unsigned bytes are shifted up, see spec.u8_shift; int16 elements saturate to `width` bits.
+    """
+    return x << spec.u8_shift(width) if u8 else saturate(x, width)
 
 
 def linear(layer: Layer, x: Ints, width: int) -> Ints:

@@ -133,7 +133,7 @@ def check(
         i.opcode != spec.Opcode.LINEAR
         or not spec.LOG2_BLOCK_MIN <= i.log2_block <= spec.LOG2_BLOCK_MAX
         or i.activation not in tuple(spec.Activation)
-        or i.flags & ~(spec.LayerFlag.INPUT_U8 if index == 0 else 0)
+        or i.flags & ~(int(spec.LayerFlag.INPUT_U8) if index == 0 else 0)
         or not (i.in_features and i.out_features)
         or i.acc_shift > spec.MAX_ACC_SHIFT
         or i.affine_shift > spec.MAX_AFFINE_SHIFT

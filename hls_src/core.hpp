@@ -99,7 +99,8 @@ class Core {
                 for (std::uint32_t n = 0; n < here; ++n) {
 #pragma HLS PIPELINE II = 1
                     map_[first + n].image[image] =
-                        u8 ? byte_element(word, n) : int16_element<Stored<W>>(word, n);
+                        u8 ? byte_element(word, n)
+                           : static_cast<Stored<W>>(saturate<W>(int16_element<Int<16>>(word, n)));
                 }
             }
         }

@@ -146,9 +146,7 @@ class ProgramMemory {
         }
     }
 
-    static int absolute(int v) {
-        return v < 0 ? -v : v;
-    }
+    static int absolute(int v) { return v < 0 ? -v : v; }
 
     std::uint32_t instructions_ = 0, id_ = 0, map_elements_ = 0;
 };

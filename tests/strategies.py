@@ -155,11 +155,12 @@ def _bits(values: NDArray[np.int64]) -> int:
 
 
 def random_batch(rng: np.random.Generator, program: Program, batch: int, mode: str) -> NDArray[Any]:
-    """Quantised inputs of `program`, (batch, features) of its input's dtype, within its width."""
+    """Stream elements for `program`, (batch, features) of its input's dtype; extreme ones exceed its width."""
     shape = (batch, program.input.features)
     if program.input.storage == "uint8":
         return (random_integers(rng, spec.U8_BITS, shape, mode) & 0xFF).astype(np.uint8)
-    return random_integers(rng, program.width, shape, mode).astype("<i2")
+    bits = 16 if mode == "extreme" else program.width
+    return random_integers(rng, bits, shape, mode).astype("<i2")
 
 
 def input_words(program: Program, x: NDArray[Any]) -> NDArray[np.uint64]:

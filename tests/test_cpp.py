@@ -112,11 +112,6 @@ def test_bench_fails_on_a_wrong_bit(tmp_path: Path, vectors_module: ModuleType) 
     assert "FAIL output" in done.stdout
 
 
-@pytest.mark.skipif(not shutil.which("clang-format"), reason="needs clang-format")
-def test_style() -> None:
-    make("format-check")
-
-
 def test_headers_are_small() -> None:
     for path in (*SOURCES.glob("*.?pp"), *SOURCES.glob("tb/*.?pp")):
         lines = path.read_text(encoding="utf-8").splitlines()

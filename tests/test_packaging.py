@@ -132,7 +132,8 @@ def wheels(tmp_path_factory):
         if compiler:
             environment |= {"CC": compiler, "CXX": compiler, "LDSHARED": compiler}
         source = folder / f"source-{kind}"
-        tracked = subprocess.run(["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True)
+        command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+        tracked = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
         if tracked.returncode:
             pytest.skip("not a git checkout: the wheel would hold what lies about here")
         for name in filter(None, tracked.stdout.split("\0")):
