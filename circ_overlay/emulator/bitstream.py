@@ -87,8 +87,10 @@ def build(
     directory.mkdir(parents=True, exist_ok=True)
     content = {"circ.hwh": handoff, "circ.json": json.dumps(info, indent=2).encode() + b"\n", "circ.bit": bit}
     for name, data in content.items():
-        with atomic_write(directory / name) as file:
-            file.write(data)
+        path = directory / name
+        if not path.exists() or path.read_bytes() != data:  # another process may be reading equal files
+            with atomic_write(path) as file:
+                file.write(data)
     return directory / "circ.bit"
 
 
