@@ -26,6 +26,8 @@ CASES = [  # (in_features, out_features, block_size); most are not multiples of 
     (6, 6, 1),
     (5, 11, 5),
     (1, 1, 2),
+    (40, 70, 48),  # above 32 the product takes its complex form
+    (5, 3, 64),
 ]
 
 

@@ -4,75 +4,19 @@
 The matrix is a ``(p, q)`` grid of ``k x k`` circulant blocks, each held as its first COLUMN ``w`` (the
 convention of `scipy.linalg.circulant`), so that ``block @ x = irfft(rfft(w) * rfft(x))``. The layer never
 builds the dense matrix to compute: both directions cost O(n log n), with q forward transforms and p inverse
-ones per vector, however many blocks there are between them. Sources: as in `circ_overlay.circulant`.
+ones per vector, however many blocks there are between them; `circ_overlay.nn.spectral` holds the product.
+Sources: as in `circ_overlay.circulant`.
 """
 
 import math
-from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
-from torch.nn import functional
 
 from circ_overlay.circulant import block_grid, project
+from circ_overlay.nn.spectral import dense_blocks, product, spectrum
 
 __all__ = ["BlockCirculantLinear"]
-
-
-def _spectrum(rows: Tensor, blocks: int, block_size: int) -> Tensor:
-    """Transform ``rows`` (n, features) block by block: complex (bins, n, blocks), bins = k // 2 + 1.
-
-    Bins come first because the spectral product is then one small dense matrix product per bin, which a
-    batched GEMM does far faster than a broadcast product over (n, p, q, bins) and without that array's
-    memory.
-    """
-    if len(rows) == 0:  # MKL's transforms refuse an empty batch, torch's linear layers do not
-        return rows.new_empty((block_size // 2 + 1, 0, blocks), dtype=rows.dtype.to_complex())
-    padded = functional.pad(rows, (0, blocks * block_size - rows.shape[1]))
-    bins: Tensor = torch.fft.rfft(padded.reshape(-1, blocks, block_size))
-    return bins.permute(2, 0, 1)
-
-
-def _signal(spectrum: Tensor, features: int, block_size: int) -> Tensor:
-    """Inverse of `_spectrum`: real (n, features), the surplus of the last block dropped."""
-    if spectrum.shape[1] == 0:
-        return spectrum.real.new_empty((0, features))
-    blocks: Tensor = torch.fft.irfft(spectrum.permute(1, 2, 0), n=block_size)
-    return blocks.flatten(1)[:, :features]
-
-
-class _BlockCirculantProduct(torch.autograd.Function):
-    """``y = W x`` for rows x (n, in) and first columns w (p, q, k), with hand-written gradients.
-
-    Autograd through `torch.fft` would give the same numbers but keep more and transform more often: here the
-    two spectra of the forward pass are saved and used again, so that backward needs p forward transforms per
-    row and q inverse ones, and p * q inverse ones for the weight, whatever the batch is.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, out_features: int) -> Tensor:
-        _, q, block_size = weight.shape
-        x_bins = _spectrum(x, q, block_size)
-        w_bins = torch.fft.rfft(weight).permute(2, 1, 0)  # (bins, q, p)
-        ctx.save_for_backward(x_bins, w_bins)
-        ctx.in_features, ctx.block_size = x.shape[1], block_size
-        return _signal(torch.bmm(x_bins, w_bins), out_features, block_size)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad_y: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
-        x_bins, w_bins = ctx.saved_tensors
-        g_bins = _spectrum(grad_y, w_bins.shape[2], ctx.block_size)
-        grad_x = grad_weight = None
-        if ctx.needs_input_grad[0]:
-            # A circulant block's transpose has the conjugate spectrum.
-            grad_x = _signal(torch.bmm(g_bins, w_bins.mH), ctx.in_features, ctx.block_size)
-        if ctx.needs_input_grad[1]:
-            # circulant(w) @ x is also circulant(x) @ w, so the weight sees the conjugate of x.
-            grad_bins = torch.bmm(g_bins.mT, x_bins.conj())  # (bins, p, q)
-            grad_weight = torch.fft.irfft(grad_bins.permute(1, 2, 0), n=ctx.block_size)
-        return grad_x, grad_weight, None
 
 
 class BlockCirculantLinear(nn.Module):
@@ -150,7 +94,7 @@ class BlockCirculantLinear(nn.Module):
                 "reshape the input so that its last dimension holds the features"
             )
         rows = x.reshape(-1, self.in_features)
-        y: Tensor = _BlockCirculantProduct.apply(rows, self.weight, self.out_features)  # type: ignore[no-untyped-call]
+        y = product(rows, spectrum(self.weight), self.block_size, self.out_features)
         if self.bias is not None:
             y = y + self.bias
         return y.reshape(*x.shape[:-1], self.out_features)
@@ -158,12 +102,7 @@ class BlockCirculantLinear(nn.Module):
     @torch.no_grad()
     def to_dense(self) -> Tensor:
         """Return W as a dense (out_features, in_features) tensor, detached from the parameter."""
-        k = self.block_size
-        p, q, _ = self.weight.shape
-        delay = torch.arange(k, device=self.weight.device)
-        blocks = self.weight[:, :, (delay[:, None] - delay) % k]  # (p, q, row, column)
-        dense = blocks.transpose(1, 2).reshape(p * k, q * k)
-        return dense[: self.out_features, : self.in_features].clone()
+        return dense_blocks(self.weight, self.out_features, self.in_features)
 
     @torch.no_grad()
     def project_(self, dense_weight: Tensor) -> "BlockCirculantLinear":
