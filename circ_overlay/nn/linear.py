@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from circ_overlay.circulant import block_grid, project
-from circ_overlay.nn.spectral import dense_blocks, product, spectrum
+from circ_overlay.nn.spectral import check_dtype, dense_blocks, product, spectrum
 
 __all__ = ["BlockCirculantLinear"]
 
@@ -86,13 +86,14 @@ class BlockCirculantLinear(nn.Module):
         Raises
         ------
         ValueError
-            If the last dimension of `x` is not in_features.
+            If the last dimension of `x` is not in_features, or its dtype is not the weight's.
         """
         if x.ndim == 0 or x.shape[-1] != self.in_features:
             raise ValueError(
                 f"x has shape {tuple(x.shape)}; this layer needs (..., {self.in_features}): flatten or "
                 "reshape the input so that its last dimension holds the features"
             )
+        check_dtype(x, self.weight)
         rows = x.reshape(-1, self.in_features)
         y = product(rows, spectrum(self.weight), self.block_size, self.out_features)
         if self.bias is not None:

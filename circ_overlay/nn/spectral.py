@@ -18,15 +18,19 @@ Computations", SIAM 1980.
 """
 
 import functools
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeAlias
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
-__all__ = ["constant", "dense_blocks", "product", "real_dft", "spectrum"]
+__all__ = ["Array", "check_dtype", "check_result", "constants", "dense_blocks", "product", "real_dft", "spectrum"]
+
+Array: TypeAlias = npt.NDArray[Any]
 
 _LONGEST_REAL = 32  # block size up to which the real form is the faster one
 
@@ -36,8 +40,10 @@ def spectrum(weight: Tensor) -> Tensor:
 
     The gradient that flows through it is scaled bin by bin in a way that only `product` and it agree on.
     """
-    bins: Tensor = _Spectrum.apply(weight)  # type: ignore[no-untyped-call]
-    return bins
+    if torch.is_grad_enabled():
+        bins: Tensor = _Spectrum.apply(weight)  # type: ignore[no-untyped-call]
+        return bins
+    return _analyse(weight)
 
 
 def product(x: Tensor, w_bins: Tensor, block_size: int, out_features: int, groups: int = 1) -> Tensor:
@@ -61,7 +67,11 @@ def product(x: Tensor, w_bins: Tensor, block_size: int, out_features: int, group
     torch.Tensor
         (n, groups * out_features), of x's dtype.
     """
-    y: Tensor = _Product.apply(x, w_bins, block_size, out_features, groups)  # type: ignore[no-untyped-call]
+    if torch.is_grad_enabled():
+        y: Tensor = _Product.apply(x, w_bins, block_size, out_features, groups)  # type: ignore[no-untyped-call]
+    else:  # the way round autograd's own cost, which a small layer would notice
+        y = _multiply(x, w_bins, block_size, out_features, groups)[0]
+    check_result(y, x)
     return y
 
 
@@ -74,7 +84,25 @@ def dense_blocks(weight: Tensor, out_features: int, in_features: int) -> Tensor:
     return grid.reshape(p * k, q * k, *taps)[:out_features, :in_features].clone()
 
 
-def real_dft(k: int) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+def check_dtype(x: Tensor, weight: Tensor) -> None:
+    """Raise ValueError unless both are float32 or both float64, in which alone there are transforms."""
+    if x.dtype != weight.dtype or x.dtype not in (torch.float32, torch.float64):
+        raise ValueError(
+            f"x has dtype {x.dtype} and the layer's weight {weight.dtype}; allowed is float32 or float64, the same "
+            "for both: convert one with .to(dtype)"
+        )
+
+
+def check_result(y: Tensor, x: Tensor) -> None:
+    """Raise ValueError if autocast lowered the precision of a step: it lowers that of some and not of others."""
+    if y.dtype != x.dtype:
+        raise ValueError(
+            f"the layer was called under torch.autocast, which made {y.dtype} of {x.dtype}; it computes in float32 "
+            f"or float64 alone: call it within torch.autocast({x.device.type!r}, enabled=False)"
+        )
+
+
+def real_dft(k: int) -> tuple[Array, Array]:
     """Forward and inverse transform of k real samples, float64 (2 bins, k) each: ``x = inverse.T @ forward @ x``.
 
     Real parts of all k // 2 + 1 bins come first, then their imaginary parts, of which those of bin 0 and k / 2
@@ -87,8 +115,7 @@ def real_dft(k: int) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
     return np.concatenate([forward.real, forward.imag]), inverse
 
 
-@functools.lru_cache(maxsize=64)
-def _bilinear(k: int) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+def _bilinear(k: int) -> tuple[Array, Array]:
     """Matrices A and C of the real form: ``circulant(w) @ x == C.T @ ((A @ w) * (A @ x))``."""
     forward, inverse = real_dft(k)
     (re, im), (to_re, to_im) = np.split(forward, 2), np.split(inverse, 2)
@@ -100,23 +127,19 @@ def _bilinear(k: int) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
     return np.concatenate(analysis), np.concatenate(synthesis)
 
 
-def constant(build: Any, k: int, which: int, like: Tensor) -> Tensor:
-    """Return ``build(k)[which]`` as a tensor of the dtype and on the device of `like`, made once."""
-    return _constant(build, k, which, like.dtype, like.device)
-
-
 @functools.lru_cache(maxsize=256)
-def _constant(build: Any, k: int, which: int, dtype: torch.dtype, device: torch.device) -> Tensor:
-    # One made in inference mode could never be saved for a later backward pass.
+def constants(
+    build: Callable[[int], tuple[Array, ...]], k: int, dtype: torch.dtype, device: torch.device
+) -> tuple[Tensor, ...]:
+    """Return the arrays ``build(k)`` as tensors, made once for each dtype and device."""
+    # Made in inference mode, they could never be saved for a later backward pass.
     with torch.inference_mode(False):
-        return torch.tensor(build(k)[which], dtype=dtype, device=device)
+        return tuple(torch.tensor(array, dtype=dtype, device=device) for array in build(k))
 
 
-def _matrices(k: int, like: Tensor) -> tuple[Tensor | None, Tensor | None]:
+def _matrices(k: int, like: Tensor) -> tuple[Tensor, ...] | tuple[None, None]:
     """Matrices A and C, or None twice where the transform is a Fourier transform."""
-    if k > _LONGEST_REAL:
-        return None, None
-    return constant(_bilinear, k, 0, like), constant(_bilinear, k, 1, like)
+    return (None, None) if k > _LONGEST_REAL else constants(_bilinear, k, like.dtype, like.device)
 
 
 def _to_bins(blocks: Tensor, matrix: Tensor | None) -> Tensor:
@@ -147,8 +170,7 @@ def _from_bins(bins: Tensor, matrix: Tensor | None, k: int) -> Tensor:
 
 def _split(rows: Tensor, groups: int, k: int) -> Tensor:
     """Cut rows (n, groups * features) into blocks (n, groups * blocks, k), zeros after each group's last."""
-    n = len(rows)
-    features = rows.shape[1] // groups
+    n, features = len(rows), rows.shape[1] // groups
     if features % k:
         rows = functional.pad(rows.reshape(n, groups, features), (0, -features % k))
     return rows.reshape(n, groups * -(-features // k), k)
@@ -157,14 +179,30 @@ def _split(rows: Tensor, groups: int, k: int) -> Tensor:
 def _join(blocks: Tensor, groups: int, features: int) -> Tensor:
     """Inverse of `_split`: (n, groups * features), the surplus of each group's last block dropped."""
     n, count, k = blocks.shape
-    return blocks.reshape(n, groups, count // groups * k)[:, :, :features].reshape(n, groups * features)
+    if count * k != groups * features:
+        blocks = blocks.reshape(n, groups, count // groups * k)[:, :, :features]
+    return blocks.reshape(n, groups * features)
+
+
+def _analyse(weight: Tensor) -> Tensor:
+    """Compute what `spectrum` returns."""
+    # Contiguous, so that a product which meets it again, as at every step of a sequence, need not copy it.
+    return _to_bins(weight, _matrices(weight.shape[2], weight)[0]).contiguous()
+
+
+def _multiply(x: Tensor, w_bins: Tensor, k: int, out_features: int, groups: int) -> tuple[Tensor, Tensor]:
+    """Compute what `product` returns, and the input's spectrum (bins, n, q)."""
+    analysis, synthesis = _matrices(k, x)
+    x_bins = _to_bins(_split(x, 1, k), analysis)
+    y = _from_bins(torch.bmm(x_bins, w_bins.mT), synthesis, k)
+    return _join(y, groups, out_features), x_bins
 
 
 class _Spectrum(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, weight: Tensor) -> Tensor:
         ctx.block_size = weight.shape[2]
-        return _to_bins(weight, _matrices(weight.shape[2], weight)[0]).contiguous()
+        return _analyse(weight)
 
     @staticmethod
     @once_differentiable
@@ -184,11 +222,10 @@ class _Product(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, w_bins: Tensor, k: int, out_features: int, groups: int) -> Tensor:
-        analysis, synthesis = _matrices(k, x)
-        x_bins = _to_bins(_split(x, 1, k), analysis)
+        y, x_bins = _multiply(x, w_bins, k, out_features, groups)
         ctx.save_for_backward(x_bins, w_bins)
         ctx.block_size, ctx.in_features, ctx.groups = k, x.shape[1], groups
-        return _join(_from_bins(torch.bmm(x_bins, w_bins.mT), synthesis, k), groups, out_features)
+        return y
 
     @staticmethod
     @once_differentiable
