@@ -14,6 +14,12 @@ except ModuleNotFoundError as error:
         "circ_overlay.nn needs PyTorch, which is not installed; run `pip install circ-overlay[train]`"
     ) from error
 
+from circ_overlay.nn.compress import CompressionReport, LayerReport, compress
+from circ_overlay.nn.conv import BlockCirculantConv2d
 from circ_overlay.nn.linear import BlockCirculantLinear
+from circ_overlay.nn.recurrent import BlockCirculantGRU, BlockCirculantLSTM
 
-__all__ = ["BlockCirculantLinear"]
+__all__ = [
+    "BlockCirculantConv2d", "BlockCirculantGRU", "BlockCirculantLSTM", "BlockCirculantLinear",
+    "CompressionReport", "LayerReport", "compress",
+]

@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 
 from circ_overlay.nn.sequence import Recurrent, States
-from circ_overlay.nn.spectral import spectrum
+from circ_overlay.nn.spectral import product, spectrum
 
 __all__ = ["BlockCirculantGRU", "BlockCirculantLSTM"]
 
@@ -29,8 +29,10 @@ class BlockCirculantLSTM(Recurrent):
 
     Of the cell's state c and the output h, with ``s`` the logistic function::
 
-        i, f, o = s(W_i x + R_i h + b_i + v_i * c), s(W_f x + R_f h + b_f + v_f * c), s(W_o x + R_o h + b_o + v_o * c')
+        i = s(W_i x + R_i h + b_i + v_i * c)
+        f = s(W_f x + R_f h + b_f + v_f * c)
         c' = f * c + i * tanh(W_g x + R_g h + b_g)
+        o = s(W_o x + R_o h + b_o + v_o * c')
         h' = P (o * tanh(c'))
 
     The peephole vectors v and the projection P are there if asked for.
@@ -115,19 +117,19 @@ class BlockCirculantLSTM(Recurrent):
         ValueError
             If x or a state has another shape or dtype, or there is no step.
         """
-        return self.run(x, state, (self.output_size, self.hidden_size))
+        return self._run(x, state, (self.output_size, self.hidden_size))
 
-    def cell(self, layer: int, weight_hh: Tensor) -> Callable[[Tensor, States], States]:
-        bias = getattr(self, f"bias_hh_l{layer}") if self.bias else None
+    def _stacked(self, layer: int) -> tuple[Tensor, Tensor | None]:
+        weight = torch.cat([getattr(self, f"weight_{part}_l{layer}") for part in ("ih", "hh")], dim=1)
+        bias = getattr(self, f"bias_ih_l{layer}") + getattr(self, f"bias_hh_l{layer}") if self.bias else None
+        return weight, bias
+
+    def _cell(self, layer: int) -> Callable[[Tensor, States], States]:
         peephole = getattr(self, f"peephole_l{layer}") if self.peephole else None
-        name, n = f"weight_hh_l{layer}", self.hidden_size
         down = spectrum(getattr(self, f"weight_hr_l{layer}")) if self.proj_size else None
 
         def step(gates: Tensor, state: States) -> States:
-            h, c = state
-            gates = gates + self.multiply(h, name, weight_hh)
-            if bias is not None:
-                gates = gates + bias
+            c = state[1]
             i, f, g, o = gates.chunk(4, dim=1)
             if peephole is not None:
                 i, f = i + peephole[0] * c, f + peephole[1] * c
@@ -135,7 +137,9 @@ class BlockCirculantLSTM(Recurrent):
             if peephole is not None:
                 o = o + peephole[2] * c
             h = torch.sigmoid(o) * torch.tanh(c)
-            return (h if down is None else self.multiply(h, f"weight_hr_l{layer}", down)), c
+            if down is not None:
+                h = product(h, down, self.block_size, self.proj_size)
+            return h, c
 
         return step
 
@@ -174,20 +178,28 @@ class BlockCirculantGRU(Recurrent):
         self, x: Tensor | PackedSequence, state: Tensor | None = None
     ) -> tuple[Tensor | PackedSequence, Tensor]:
         """Run over sequences, as `BlockCirculantLSTM.forward` does; the state is h alone."""
-        y, (h,) = self.run(x, None if state is None else (state,), (self.hidden_size,))
+        y, (h,) = self._run(x, None if state is None else (state,), (self.hidden_size,))
         return y, h
 
-    def cell(self, layer: int, weight_hh: Tensor) -> Callable[[Tensor, States], States]:
-        bias = getattr(self, f"bias_hh_l{layer}") if self.bias else None
-        name, n = f"weight_hh_l{layer}", self.hidden_size
+    def _stacked(self, layer: int) -> tuple[Tensor, Tensor | None]:
+        # r gates the state's part of n alone: the two parts are kept apart, as a fourth gate.
+        of_x, of_h = getattr(self, f"weight_ih_l{layer}"), getattr(self, f"weight_hh_l{layer}")
+        both = len(of_x) // 3 * 2  # block rows of r and z
+        p = len(of_x) - both
+        weight = torch.cat([
+            torch.cat([of_x, of_x.new_zeros(p, *of_x.shape[1:])]),
+            torch.cat([of_h[:both], of_h.new_zeros(p, *of_h.shape[1:]), of_h[both:]]),
+        ], dim=1)  # fmt: skip
+        if not self.bias:
+            return weight, None
+        b_x, b_h = getattr(self, f"bias_ih_l{layer}"), getattr(self, f"bias_hh_l{layer}")
+        n = 2 * self.hidden_size
+        return weight, torch.cat([b_x[:n] + b_h[:n], b_x[n:], b_h[n:]])
 
+    def _cell(self, layer: int) -> Callable[[Tensor, States], States]:
         def step(gates: Tensor, state: States) -> States:
-            (h,) = state
-            recurrent = self.multiply(h, name, weight_hh)
-            if bias is not None:
-                recurrent = recurrent + bias
-            r, z = torch.sigmoid(gates[:, : 2 * n] + recurrent[:, : 2 * n]).chunk(2, dim=1)
-            candidate = torch.tanh(gates[:, 2 * n :] + r * recurrent[:, 2 * n :])
-            return (candidate + z * (h - candidate),)
+            r, z, of_x, of_h = gates.chunk(4, dim=1)
+            candidate = torch.tanh(of_x + torch.sigmoid(r) * of_h)
+            return (candidate + torch.sigmoid(z) * (state[0] - candidate),)
 
         return step

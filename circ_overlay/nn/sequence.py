@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """What the block-circulant recurrent layers share: parameters, layers, sequences; `recurrent` has the cells.
 
-The matrices of a cell's gates are stacked: one block-circulant product gives all of them. That of the inputs is
-computed for all steps of a sequence at once, that of the state step by step with a spectrum taken once per
-sequence; one product of input and state together would repeat at every step what does not depend on the one
-before (measured: docs/training_layers.md).
+All that a cell needs of input and state comes from ONE block-circulant product per step, of the two side by side
+with the gates' matrices stacked, whose spectrum is taken once per sequence. A product of the inputs of all steps
+in advance would transform every gate back twice, of which there are four to one input (measured:
+docs/training_layers.md).
 """
 
 import math
@@ -31,7 +31,7 @@ _STEPS_FIRST = "(steps, batch, {0})"
 class Recurrent(nn.Module):
     """A stack of recurrent layers over sequences; a subclass has the cell."""
 
-    gates: int  # matrices stacked in weight_ih and in weight_hh
+    gates: int  # matrices stacked in weight_ih, and in weight_hh
 
     def __init__(
         self,
@@ -95,38 +95,34 @@ class Recurrent(nn.Module):
         for parameter in self.parameters():
             nn.init.uniform_(parameter, -bound, bound)
 
-    def cell(self, layer: int, weight_hh: Tensor) -> Callable[[Tensor, States], States]:
-        """Return the function of (gates of the input (n, gates * hidden_size), state) that makes a step."""
+    def _stacked(self, layer: int) -> tuple[Tensor, Tensor | None]:
+        """Return what makes a step's gates: first columns (4 p, q of input and state, k), and (4 hidden_size,)."""
         raise NotImplementedError
 
-    def multiply(self, x: Tensor, name: str, bins: Tensor | None = None) -> Tensor:
-        """Multiply rows by the stacked matrices of that name, of which `bins` may be the spectrum."""
-        layer = int(name.rpartition("_l")[2])
-        groups, rows, _ = self._matrices(layer)[name]
-        bins = spectrum(getattr(self, name)) if bins is None else bins
-        return product(x, bins, self.block_size, rows, groups)
+    def _cell(self, layer: int) -> Callable[[Tensor, States], States]:
+        """Return the function of gates (n, 4 * hidden_size) and state that gives the next state."""
+        raise NotImplementedError
 
-    def _run_layer(
-        self, layer: int, rows: Tensor, sizes: Sequence[int], state: States
-    ) -> tuple[Tensor, States]:
+    def _run_layer(self, layer: int, rows: Tensor, sizes: list[int], state: States) -> tuple[Tensor, States]:
         """Run a layer over packed rows (sum(sizes), features), sizes[t] sequences being alive at step t."""
-        gates = self.multiply(rows, f"weight_ih_l{layer}")
-        if self.bias:
-            gates = gates + getattr(self, f"bias_ih_l{layer}")
-        step = self.cell(layer, spectrum(getattr(self, f"weight_hh_l{layer}")))
+        k = self.block_size
+        rows = functional.pad(rows, (0, -rows.shape[1] % k))  # the state begins with a block of its own
+        weight, bias = self._stacked(layer)
+        bins, cell = spectrum(weight), self._cell(layer)
         outputs: list[Tensor] = []
         ended: list[States] = []
-        for now in torch.split(gates, list(sizes)):
+        for now in torch.split(rows, sizes):
             if len(now) < len(state[0]):
                 ended.append(tuple(s[len(now) :] for s in state))
                 state = tuple(s[: len(now)] for s in state)
-            state = step(now, state)
+            gates = product(torch.cat([now, state[0]], dim=1), bins, k, self.hidden_size, groups=4)
+            state = cell(gates if bias is None else gates + bias, state)
             outputs.append(state[0])
         ended.append(state)
         final = tuple(torch.cat(parts[::-1]) for parts in zip(*ended, strict=True))
         return torch.cat(outputs), final
 
-    def run(
+    def _run(
         self, x: Tensor | PackedSequence, initial: Sequence[Tensor] | None, widths: Sequence[int]
     ) -> tuple[Tensor | PackedSequence, States]:
         """Run all layers; `widths` are the features of the states, which are (num_layers, batch, features)."""
@@ -161,7 +157,7 @@ class Recurrent(nn.Module):
             data = steps.reshape(-1, x.shape[-1]) if x.ndim in (2, 3) and x.shape[-1] else x
             sizes = [steps.shape[1]] * len(steps) if steps.ndim == 3 else []
         if data.ndim != 2 or data.shape[1] != self.input_size or not sizes:
-            what = "a PackedSequence with data" if isinstance(x, PackedSequence) else "x has"
+            what = "x is a PackedSequence with data" if isinstance(x, PackedSequence) else "x is a tensor"
             needed = (_BATCH_FIRST if self.batch_first else _STEPS_FIRST).format(self.input_size)
             shape = tuple(x.data.shape if isinstance(x, PackedSequence) else x.shape)
             raise ValueError(
