@@ -15,7 +15,11 @@ from torch import nn
 from torch.nn.utils.rnn import pack_padded_sequence
 
 from circ_overlay.nn import (
-    BlockCirculantConv2d, BlockCirculantGRU, BlockCirculantLinear, BlockCirculantLSTM, compress,
+    BlockCirculantConv2d,
+    BlockCirculantGRU,
+    BlockCirculantLinear,
+    BlockCirculantLSTM,
+    compress,
 )  # fmt: skip
 
 
@@ -72,7 +76,13 @@ def test_every_kind_of_layer(training: bool) -> None:
     assert report.after == sum(p.numel() for p in twin.parameters())
     assert report.before - report.after == sum(row.before - row.after for row in report.layers)
     head = report.layers[-1]
-    assert (head.kind, head.shape, head.block_size, head.before, head.after) == ("Linear", (10, 12), 4, 130, 46)
+    assert (head.kind, head.shape, head.block_size, head.before, head.after) == (
+        "Linear",
+        (10, 12),
+        4,
+        130,
+        46,
+    )
     error = (twin.head.to_dense() - model.head.weight).norm() / model.head.weight.norm()
     assert head.error == pytest.approx(error.item(), rel=1e-5)
     torch.testing.assert_close(twin.lstm.bias_hh_l1, model.lstm.bias_hh_l1, rtol=0, atol=0)
@@ -92,7 +102,7 @@ def test_every_kind_of_layer(training: bool) -> None:
 @settings(max_examples=60, deadline=None)
 @given(st.data())
 def test_a_circulant_model_survives(data: st.DataObject) -> None:
-    """A dense layer whose matrix is block-circulant already is compressed without error, whatever its sizes."""
+    """A dense layer whose matrix is block-circulant already is compressed without error."""
     inn, out, k = (data.draw(st.integers(1, 20)), data.draw(st.integers(1, 20)), data.draw(st.integers(2, 9)))
     kind = data.draw(st.sampled_from(["linear", "conv", "lstm", "gru"]))
     bias = data.draw(st.booleans())
@@ -124,7 +134,9 @@ def test_a_circulant_model_survives(data: st.DataObject) -> None:
 
 
 def test_choice_by_name_by_function_and_skip() -> None:
-    model = nn.Sequential(nn.Linear(16, 16), nn.Sequential(nn.Linear(16, 16), nn.Linear(16, 16)), nn.Linear(16, 8))
+    model = nn.Sequential(
+        nn.Linear(16, 16), nn.Sequential(nn.Linear(16, 16), nn.Linear(16, 16)), nn.Linear(16, 8)
+    )
     twin, report = compress(model, only={"0": 4, "1.1": 8})
     assert [(row.name, row.block_size) for row in report.layers] == [("0", 4), ("1.1", 8)]
     assert report.left == {"1.0": "not chosen by only", "2": "not chosen by only"}
@@ -146,7 +158,10 @@ UNSUPPORTED = [
     (nn.LSTMCell(8, 8), "LSTMCell has no block-circulant counterpart"),
     (nn.LSTM(8, 8, bidirectional=True), "is bidirectional"),
     (nn.Linear(8, 8).bfloat16(), r"is torch\.bfloat16; allowed are float32 and float64"),
-    (nn.utils.parametrizations.weight_norm(nn.Linear(8, 8)), "ParametrizedLinear has no block-circulant counter"),
+    (
+        nn.utils.parametrizations.weight_norm(nn.Linear(8, 8)),
+        "ParametrizedLinear has no block-circulant counter",
+    ),
     (BlockCirculantLinear(8, 8, 2), "is block-circulant already"),
     (nn.Linear(2, 2), r"with k = 4 it would have 6 parameters, and has 6"),
 ]
@@ -164,7 +179,9 @@ def test_unsupported_layers_are_left_alone_and_named(layer: nn.Module, reason: s
 @pytest.mark.parametrize("training", [False, True])
 def test_attention_keeps_working(training: bool) -> None:
     # In evaluation, torch's encoder layer reads the weights of its linear layers by itself.
-    model = nn.Sequential(nn.TransformerEncoderLayer(16, 2, 32, batch_first=True), nn.Linear(16, 8)).train(training)
+    model = nn.Sequential(nn.TransformerEncoderLayer(16, 2, 32, batch_first=True), nn.Linear(16, 8)).train(
+        training
+    )
     twin, report = compress(model, 4)
     assert [row.name for row in report.layers] == ["1"]
     assert report.left["0.linear1"] == "TransformerEncoderLayer, which holds it, reads its weight by itself"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""circ_overlay.nn.BlockCirculantConv2d against scipy.linalg.circulant, torch's own convolution and gradcheck."""
+"""circ_overlay.nn.BlockCirculantConv2d against scipy.linalg.circulant, torch's own and gradcheck."""
 
 import numpy as np
 import pytest
@@ -139,7 +139,10 @@ def test_to_dense_and_project_invert_each_other(inn, out, size, k, stride, paddi
 
 def test_state_dict_round_trip() -> None:
     one, two = BlockCirculantConv2d(10, 7, 3, 4), BlockCirculantConv2d(10, 7, 3, 4)
-    assert {name: tuple(v.shape) for name, v in one.state_dict().items()} == {"weight": (2, 3, 3, 3, 4), "bias": (7,)}
+    assert {name: tuple(v.shape) for name, v in one.state_dict().items()} == {
+        "weight": (2, 3, 3, 3, 4),
+        "bias": (7,),
+    }
     two.load_state_dict(one.state_dict())
     x = torch.randn(1, 10, 5, 5)
     torch.testing.assert_close(one(x), two(x), rtol=0, atol=0)
@@ -155,8 +158,8 @@ def test_initial_outputs_have_the_dense_layers_variance() -> None:
 
 def test_repr() -> None:
     assert repr(BlockCirculantConv2d(64, 32, 3, 8, 2, 1)) == (
-        "BlockCirculantConv2d(in_channels=64, out_channels=32, kernel_size=(3, 3), block_size=8, stride=(2, 2), "
-        "padding=(1, 1), bias=True)"
+        "BlockCirculantConv2d(in_channels=64, out_channels=32, kernel_size=(3, 3), block_size=8, "
+        "stride=(2, 2), padding=(1, 1), bias=True)"
     )
 
 
@@ -178,7 +181,12 @@ def test_messages() -> None:
         layer(torch.ones(1, 10, 2, 5))
     with pytest.raises(ValueError, match=r"x has dtype torch\.float64 and the layer's weight torch\.float32"):
         layer(torch.ones(1, 10, 5, 5, dtype=torch.float64))
-    with pytest.raises(ValueError, match=r"dense_weight has shape \(7, 10\); this layer needs \(7, 10, 3, 3\)"):
+    with pytest.raises(
+        ValueError, match=r"dense_weight has shape \(7, 10\); this layer needs \(7, 10, 3, 3\)"
+    ):
         layer.project_(torch.ones(7, 10))
-    with torch.autocast("cpu", dtype=torch.bfloat16), pytest.raises(ValueError, match=r"under torch\.autocast"):
+    with (
+        torch.autocast("cpu", dtype=torch.bfloat16),
+        pytest.raises(ValueError, match=r"under torch\.autocast"),
+    ):
         layer(torch.ones(1, 10, 5, 5))

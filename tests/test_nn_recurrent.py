@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""circ_overlay.nn's LSTM and GRU against torch's own layers, scipy.linalg.circulant, a plain loop, gradcheck."""
+"""circ_overlay.nn's LSTM and GRU against torch's own, scipy.linalg.circulant, a plain loop, gradcheck."""
 
 import numpy as np
 import pytest
@@ -97,7 +97,9 @@ def dense_twin(layer, dtype=torch.float64):
 
 @pytest.mark.parametrize("build", [BlockCirculantLSTM, BlockCirculantGRU])
 @pytest.mark.parametrize(("inn", "hidden", "k", "proj"), [*CASES, (40, 70, 16, 33), (70, 100, 64, 0)])
-@pytest.mark.parametrize(("layers", "bias", "batch_first"), [(1, True, True), (2, False, True), (3, True, False)])
+@pytest.mark.parametrize(
+    ("layers", "bias", "batch_first"), [(1, True, True), (2, False, True), (3, True, False)]
+)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_equals_the_dense_layer(build, inn, hidden, k, proj, layers, bias, batch_first, dtype) -> None:
     torch.manual_seed(1)
@@ -165,7 +167,9 @@ def test_lstm_with_peephole_by_the_definition(inn, hidden, k, proj) -> None:
 def test_a_packed_sequence_is_its_sequences_one_by_one(build) -> None:
     layer = build(6, 9, 4, num_layers=2, dtype=torch.float64)
     x = torch.randn(4, 5, 6, dtype=torch.float64)
-    y, lengths = pad_packed_sequence(layer(pack_padded_sequence(x, LENGTHS, True, False))[0], batch_first=True)
+    y, lengths = pad_packed_sequence(
+        layer(pack_padded_sequence(x, LENGTHS, True, False))[0], batch_first=True
+    )
     assert lengths.tolist() == LENGTHS
     for row, sequence, length in zip(y, x, LENGTHS):
         torch.testing.assert_close(row[:length], layer(sequence[:length])[0])
@@ -208,7 +212,9 @@ def test_to_dense_project_and_state_dict(build) -> None:
     two.load_state_dict(one.state_dict())
     x = torch.randn(2, 3, 10)
     torch.testing.assert_close(one(x), two(x), rtol=0, atol=0)
-    assert [*one.state_dict()] == [*(nn.LSTM if build is BlockCirculantLSTM else nn.GRU)(10, 7, 2).state_dict()]
+    assert [*one.state_dict()] == [
+        *(nn.LSTM if build is BlockCirculantLSTM else nn.GRU)(10, 7, 2).state_dict()
+    ]
 
 
 def test_dropout_is_between_layers_and_for_training() -> None:
@@ -236,17 +242,23 @@ def test_messages() -> None:
         BlockCirculantLSTM(10, 7, 200)
     with pytest.raises(ValueError, match=r"num_layers is 0; a recurrent layer needs at least 1"):
         BlockCirculantGRU(10, 7, 4, num_layers=0)
-    with pytest.raises(ValueError, match=r"proj_size is 7; allowed is 0 \(no projection\) to hidden_size - 1 = 6"):
+    with pytest.raises(
+        ValueError, match=r"proj_size is 7; allowed is 0 \(no projection\) to hidden_size - 1 = 6"
+    ):
         BlockCirculantLSTM(10, 7, 4, proj_size=7)
     with pytest.raises(ValueError, match=r"dropout is 1; allowed is a probability"):
         BlockCirculantLSTM(10, 7, 4, dropout=1)
     layer = BlockCirculantLSTM(10, 7, 4)
     for shape in [(2, 3, 7), (2, 0, 10), (0, 10), (10,), (1, 2, 3, 10), (2, 3, 0)]:
-        with pytest.raises(ValueError, match=rf"x is a tensor of shape \({shape[0]},.*this layer needs \(batch, steps, 10\)"):
+        with pytest.raises(
+            ValueError, match=rf"x is a tensor of shape \({shape[0]},.*this layer needs \(batch, steps, 10\)"
+        ):
             layer(torch.ones(shape))
     with pytest.raises(ValueError, match=r"PackedSequence with data of shape \(4, 7\).*check batch_first"):
         layer(pack_padded_sequence(torch.ones(2, 2, 7), [2, 2], True))
-    with pytest.raises(ValueError, match=r"an initial state has shape \(1, 3, 7\); this layer needs \(1, 2, 7\)"):
+    with pytest.raises(
+        ValueError, match=r"an initial state has shape \(1, 3, 7\); this layer needs \(1, 2, 7\)"
+    ):
         layer(torch.ones(2, 3, 10), (torch.ones(1, 3, 7), torch.ones(1, 3, 7)))
     with pytest.raises(ValueError, match=r"x has dtype torch\.float16"):
         layer(torch.ones(2, 3, 10, dtype=torch.float16))

@@ -20,6 +20,11 @@ from circ_overlay.nn.linear import BlockCirculantLinear
 from circ_overlay.nn.recurrent import BlockCirculantGRU, BlockCirculantLSTM
 
 __all__ = [
-    "BlockCirculantConv2d", "BlockCirculantGRU", "BlockCirculantLSTM", "BlockCirculantLinear",
-    "CompressionReport", "LayerReport", "compress",
+    "BlockCirculantConv2d",
+    "BlockCirculantGRU",
+    "BlockCirculantLSTM",
+    "BlockCirculantLinear",
+    "CompressionReport",
+    "LayerReport",
+    "compress",
 ]

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Make a block-circulant network of a dense one: nearest weights to begin with, to be trained further.
 
-Takes `torch.nn.Linear`, `Conv2d`, `LSTM` and `GRU`; everything else stays as it is, and a layer with a matrix is
-named in the report with the reason why. It never touches the model that it is given, and never trains.
+Takes `torch.nn.Linear`, `Conv2d`, `LSTM` and `GRU`; everything else stays as it is, and a layer with a matrix
+is named in the report with the reason why. It never touches the model that it is given, and never trains.
 """
 
 import copy
@@ -33,7 +33,8 @@ class LayerReport:
     """A layer that was replaced.
 
     `shape` is that of the dense weight, of an LSTM's or GRU's first matrix; `before` and `after` count all
-    parameters, biases too; `error` is the Frobenius norm of what projection changed, over that of the weights.
+    parameters, biases too; `error` is the Frobenius norm of what projection changed, over that of the
+    weights.
     """
 
     name: str
@@ -47,7 +48,7 @@ class LayerReport:
 
 @dataclass(frozen=True, kw_only=True)
 class CompressionReport:
-    """What `compress` did: layers replaced, layers left alone by name with the reason, the model's parameters."""
+    """What `compress` did: layers replaced, layers left by name with the reason, the model's parameters."""
 
     layers: tuple[LayerReport, ...]
     left: Mapping[str, str] = field(default_factory=dict)
@@ -62,7 +63,9 @@ class CompressionReport:
             rows.append((row.name or "(model)", row.kind, shape, str(row.block_size), *numbers))
         rows.append(("parameters", "", "", "", f"{self.before:,}", f"{self.after:,}", ""))
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-        lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows]
+        lines = [
+            "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows
+        ]
         lines += [f"left alone: {name or '(model)'}: {reason}" for name, reason in self.left.items()]
         return "\n".join(line.rstrip() for line in lines)
 
@@ -147,9 +150,13 @@ def _check_arguments(
     chosen = only if isinstance(only, Mapping) else {}
     for name in (*skipped, *chosen):
         if name not in names:
-            raise ValueError(f"{name!r} is not in the model; its named_modules() has {', '.join(names) or 'none'}")
+            raise ValueError(
+                f"{name!r} is not in the model; its named_modules() has {', '.join(names) or 'none'}"
+            )
     if block_size is None and only is None:
-        raise ValueError("neither block_size nor only is given: give a block size for all layers, or one each")
+        raise ValueError(
+            "neither block_size nor only is given: give a block size for all layers, or one each"
+        )
     for size in (*chosen.values(), *([] if block_size is None else [block_size])):
         block_grid(1, 1, size)
     return skipped
@@ -173,7 +180,9 @@ def _has_matrix(module: nn.Module) -> bool:
     """Whether a module is a layer that the report names: it has a parameter of its own of two dimensions."""
     if isinstance(module, parametrize.ParametrizationList):  # holds the parameters of the layer above it
         return False
-    return parametrize.is_parametrized(module) or any(parameter.ndim >= 2 for parameter in module.parameters(recurse=False))
+    return parametrize.is_parametrized(module) or any(
+        parameter.ndim >= 2 for parameter in module.parameters(recurse=False)
+    )
 
 
 def _parameter_uses(model: nn.Module) -> dict[int, int]:
@@ -198,7 +207,12 @@ def _unsupported(module: nn.Module, parent: nn.Module | None, uses: Mapping[int,
         return "shares a parameter with another layer"
     if any(parameter.dtype not in (torch.float32, torch.float64) for parameter in module.parameters()):
         return f"is {next(module.parameters()).dtype}; allowed are float32 and float64"
-    hooks = (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks)
+    hooks = (
+        module._forward_hooks,
+        module._forward_pre_hooks,
+        module._backward_hooks,
+        module._backward_pre_hooks,
+    )
     if any(hooks):
         return "has hooks, which may read its weight"
     if isinstance(module, nn.Conv2d):
@@ -263,7 +277,11 @@ def _recurrent_like(module: nn.LSTM | nn.GRU, k: int) -> BlockCirculantLSTM | Bl
     if isinstance(module, nn.GRU):
         return BlockCirculantGRU(*sizes, module.bias, module.batch_first, module.dropout)
     return BlockCirculantLSTM(
-        *sizes, proj_size=module.proj_size, bias=module.bias, batch_first=module.batch_first, dropout=module.dropout
+        *sizes,
+        proj_size=module.proj_size,
+        bias=module.bias,
+        batch_first=module.batch_first,
+        dropout=module.dropout,
     )
 
 

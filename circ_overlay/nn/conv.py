@@ -2,13 +2,13 @@
 """A 2-D convolution whose kernel is block-circulant over the channels, for training with PyTorch.
 
 Each of the r x s taps has a ``(p, q)`` grid of ``k x k`` circulant blocks, held as first COLUMNS ``w``. The
-channels of a pixel are transformed once however many taps read them, and those of an output pixel once: between
-the two the network's own axis is the bin, and a convolution over the bins' little matrices is a convolution of
-k / 2 groups. So it is computed: a real transform of the channels (a k x k matrix product per block and pixel,
-k being at most 128), one grouped real convolution of the real and imaginary planes, one real transform back.
-Of the formulations measured (docs/training_layers.md) it is the fastest in both directions: channels stay
-where they are, and PyTorch has fast kernels for all three steps, in both directions. Sources: as in
-`circ_overlay.circulant`.
+channels of a pixel are transformed once however many taps read them, and those of an output pixel once:
+between the two, bins do not mix, so that the sum over taps and blocks is a convolution of k / 2 groups. So it
+is computed: a real transform of the channels (a k x k matrix product per
+block and pixel, k being at most 128), one grouped real convolution of the real and imaginary planes, one real
+transform back. Of the formulations measured (docs/training_layers.md) it is the fastest in both directions:
+channels stay where they are, and PyTorch has fast kernels for all three steps, in both directions. Sources:
+as in `circ_overlay.circulant`.
 """
 
 import math
@@ -29,17 +29,18 @@ Pair = int | tuple[int, int]
 def _planes(k: int) -> tuple[Array, Array, Array]:
     """Matrices, float64, between blocks of k and the planes of a grouped convolution, two planes a group.
 
-    The first two are (planes, k): to the planes of a signal, and from them (transposed). A group holds a bin's
-    real and imaginary part; the first holds bin 0 and, of an even k, bin k / 2, which are real. The third,
-    (2 planes, k), makes the group's matrix of a weight: ``[[re, -im], [im, re]]``, and of the first group
-    ``[[bin 0, 0], [0, bin k / 2]]``.
+    The first two are (planes, k): to the planes of a signal, and from them (transposed). A group holds a
+    bin's real and imaginary part; the first holds bin 0 and, of an even k, bin k / 2, which are real. The
+    third, (2 planes, k), makes the group's matrix of a weight: ``[[re, -im], [im, re]]``, and of the first
+    group ``[[bin 0, 0], [0, bin k / 2]]``.
     """
     forward, inverse = real_dft(k)
     (re, im), (to_re, to_im) = np.split(forward, 2), np.split(inverse, 2)
     last = k // 2 if k % 2 == 0 else 0
     zero = np.zeros(k)
     nyquist = (re[last], to_re[last]) if last else (zero, zero)
-    to_planes, from_planes, weights = [re[0], nyquist[0]], [to_re[0], nyquist[1]], [re[0], zero, zero, nyquist[0]]
+    to_planes, from_planes = [re[0], nyquist[0]], [to_re[0], nyquist[1]]
+    weights = [re[0], zero, zero, nyquist[0]]
     for f in range(1, (k + 1) // 2):
         to_planes += [re[f], im[f]]
         from_planes += [to_re[f], to_im[f]]
@@ -125,7 +126,9 @@ class BlockCirculantConv2d(nn.Module):
         self.in_channels, self.out_channels, self.block_size = in_channels, out_channels, block_size
         self.kernel_size = _pair("kernel_size", kernel_size, 1)
         self.stride, self.padding = _pair("stride", stride, 1), _pair("padding", padding, 0)
-        self.weight = nn.Parameter(torch.empty(p, q, *self.kernel_size, block_size, device=device, dtype=dtype))
+        self.weight = nn.Parameter(
+            torch.empty(p, q, *self.kernel_size, block_size, device=device, dtype=dtype)
+        )
         self.bias: nn.Parameter | None
         if bias:
             self.bias = nn.Parameter(torch.empty(out_channels, device=device, dtype=dtype))
@@ -179,13 +182,13 @@ class BlockCirculantConv2d(nn.Module):
         image = [size + 2 * pad for size, pad in zip(x.shape[-2:], self.padding, strict=True)]
         if image[0] < self.kernel_size[0] or image[1] < self.kernel_size[1]:
             raise ValueError(
-                f"x has {x.shape[-2]} x {x.shape[-1]} pixels, {image[0]} x {image[1]} when padded; this layer has "
-                f"{self.kernel_size[0]} x {self.kernel_size[1]} taps: pad more, or give a larger image"
+                f"x has {x.shape[-2]} x {x.shape[-1]} pixels, {image[0]} x {image[1]} when padded; this layer "
+                f"has {self.kernel_size[0]} x {self.kernel_size[1]} taps: pad more, or give a larger image"
             )
 
     @torch.no_grad()
     def to_dense(self) -> Tensor:
-        """Return the kernel as a dense (out_channels, in_channels, r, s) tensor, detached from the parameter."""
+        """Return the kernel as a dense (out_channels, in_channels, r, s) tensor, detached."""
         return dense_blocks(self.weight, self.out_channels, self.in_channels)
 
     @torch.no_grad()
@@ -220,7 +223,7 @@ class BlockCirculantConv2d(nn.Module):
     def extra_repr(self) -> str:
         """Sizes shown by ``print(module)``."""
         return (
-            f"in_channels={self.in_channels}, out_channels={self.out_channels}, kernel_size={self.kernel_size}, "
-            f"block_size={self.block_size}, stride={self.stride}, padding={self.padding}, "
+            f"in_channels={self.in_channels}, out_channels={self.out_channels}, "
+            f"kernel_size={self.kernel_size}, block_size={self.block_size}, stride={self.stride}, padding={self.padding}, "
             f"bias={self.bias is not None}"
         )

@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """LSTM and GRU layers whose weight matrices are block-circulant, for training with PyTorch.
 
-Names, gates' order (i, f, g, o; r, z, n) and shapes of states are those of `torch.nn.LSTM` and `torch.nn.GRU`,
-whose numbers the layers give on the dense expansion of their matrices.
+Names, gates' order (i, f, g, o; r, z, n) and shapes of states are those of `torch.nn.LSTM` and
+`torch.nn.GRU`, whose numbers the layers give on the dense expansion of their matrices.
 
-Sequences of different lengths come, and go, as a `torch.nn.utils.rnn.PackedSequence`, as in torch's own layers:
-a network whose layers are replaced keeps its code, and no step is computed for a sequence that has ended.
+Sequences of different lengths come, and go, as a `torch.nn.utils.rnn.PackedSequence`, as in torch's own
+layers: a network whose layers are replaced keeps its code, and no step is computed for a sequence that has
+ended.
 
 Source of peephole and projection: H. Sak, A. Senior, F. Beaufays, "Long Short-Term Memory Recurrent Neural
 Network Architectures for Large Scale Acoustic Modeling", Interspeech 2014, the network of ESE (FPGA 2017) and
@@ -100,8 +101,8 @@ class BlockCirculantLSTM(Recurrent):
         Parameters
         ----------
         x : torch.Tensor or PackedSequence
-            (batch, steps, input_size), or (steps, batch, input_size) if not batch_first; (steps, input_size) is
-            one sequence; packed for sequences of different lengths.
+            (batch, steps, input_size), or (steps, batch, input_size) if not batch_first; (steps, input_size)
+            is one sequence; packed for sequences of different lengths.
         state : (torch.Tensor, torch.Tensor), optional
             h and c to begin with, (num_layers, batch, features), zeros if not given.
 
@@ -171,8 +172,9 @@ class BlockCirculantGRU(Recurrent):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__(
-            input_size, hidden_size, block_size, num_layers, False, 0, bias, batch_first, dropout, device, dtype
-        )
+            input_size, hidden_size, block_size, num_layers, False, 0, bias, batch_first, dropout,
+            device, dtype,
+        )  # fmt: skip
 
     def forward(
         self, x: Tensor | PackedSequence, state: Tensor | None = None

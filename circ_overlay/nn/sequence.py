@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """What the block-circulant recurrent layers share: parameters, layers, sequences; `recurrent` has the cells.
 
-All that a cell needs of input and state comes from ONE block-circulant product per step, of the two side by side
-with the gates' matrices stacked, whose spectrum is taken once per sequence. A product of the inputs of all steps
-in advance would transform every gate back twice, of which there are four to one input (measured:
+All that a cell needs of input and state comes from ONE block-circulant product per step, of the two side by
+side with the gates' matrices stacked, whose spectrum is taken once per sequence. A product of the inputs of
+all steps in advance would transform every gate back twice, of which there are four to one input (measured:
 docs/training_layers.md).
 """
 
@@ -52,7 +52,8 @@ class Recurrent(nn.Module):
             raise ValueError(f"num_layers is {num_layers}; a recurrent layer needs at least 1")
         if not 0 <= proj_size < hidden_size:
             raise ValueError(
-                f"proj_size is {proj_size}; allowed is 0 (no projection) to hidden_size - 1 = {hidden_size - 1}"
+                f"proj_size is {proj_size}; allowed is 0 (no projection) to hidden_size - 1 = "
+                f"{hidden_size - 1}"
             )
         if not 0 <= dropout < 1:
             raise ValueError(f"dropout is {dropout}; allowed is a probability from 0 to below 1")
@@ -96,7 +97,7 @@ class Recurrent(nn.Module):
             nn.init.uniform_(parameter, -bound, bound)
 
     def _stacked(self, layer: int) -> tuple[Tensor, Tensor | None]:
-        """Return what makes a step's gates: first columns (4 p, q of input and state, k), and (4 hidden_size,)."""
+        """Return what makes a step's gates: first columns (4 p, q, k), and a bias (4 hidden_size,)."""
         raise NotImplementedError
 
     def _cell(self, layer: int) -> Callable[[Tensor, States], States]:
@@ -125,7 +126,7 @@ class Recurrent(nn.Module):
     def _run(
         self, x: Tensor | PackedSequence, initial: Sequence[Tensor] | None, widths: Sequence[int]
     ) -> tuple[Tensor | PackedSequence, States]:
-        """Run all layers; `widths` are the features of the states, which are (num_layers, batch, features)."""
+        """Run all layers; `widths` are the features of each state (num_layers, batch, features)."""
         rows, sizes, single = self._rows(x)
         states = self._initial(rows, sizes[0], initial, widths, single)
         order = x.sorted_indices if isinstance(x, PackedSequence) else None
@@ -177,8 +178,8 @@ class Recurrent(nn.Module):
             expected = (self.num_layers, width) if single else (self.num_layers, batch, width)
             if tuple(state.shape) != expected:
                 raise ValueError(
-                    f"an initial state has shape {tuple(state.shape)}; this layer needs {expected} for this input: "
-                    "(num_layers, batch, features), in h before c"
+                    f"an initial state has shape {tuple(state.shape)}; this layer needs {expected} for "
+                    "this input: (num_layers, batch, features), in h before c"
                 )
             check_dtype(state, rows)
         return tuple(state.unsqueeze(1) if single else state for state in given)
@@ -206,8 +207,8 @@ class Recurrent(nn.Module):
         Parameters
         ----------
         dense : mapping of str to torch.Tensor
-            By name, as in the state dict of torch's own layer: ``weight_ih_l0`` (gates * hidden_size, input_size)
-            and so on. Names that are no matrix of this layer are ignored: biases are left alone.
+            By name, as in the state dict of torch's own layer: ``weight_ih_l0`` (gates * hidden_size,
+            input_size) and so on. Names that are no matrix of this layer are ignored: biases are left alone.
 
         Returns
         -------
@@ -222,7 +223,9 @@ class Recurrent(nn.Module):
             given = tuple(dense[name].shape) if name in dense else None
             if given != (groups * rows, columns):
                 raise ValueError(
-                    f"{name} " + ("is missing" if given is None else f"has shape {given}") + f"; this layer needs "
+                    f"{name} "
+                    + ("is missing" if given is None else f"has shape {given}")
+                    + f"; this layer needs "
                     f"{(groups * rows, columns)}: give the state dict of a dense layer of its size"
                 )
             parts = dense[name].detach().cpu().double().chunk(groups)
@@ -234,7 +237,8 @@ class Recurrent(nn.Module):
         """Sizes shown by ``print(module)``."""
         shown = f"{self.input_size}, {self.hidden_size}, block_size={self.block_size}"
         standard: dict[str, Any] = {
-            "num_layers": 1, "peephole": False, "proj_size": 0, "bias": True, "batch_first": True, "dropout": 0.0,
+            "num_layers": 1, "peephole": False, "proj_size": 0, "bias": True, "batch_first": True,
+            "dropout": 0.0,
         }  # fmt: skip
         changed = {name: getattr(self, name) for name in standard if getattr(self, name) != standard[name]}
         return shown + "".join(f", {name}={value}" for name, value in changed.items())

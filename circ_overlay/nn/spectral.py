@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """The block-circulant product of the PyTorch layers, and the transforms that it is made of.
 
-A product is three steps: analyse the input's blocks, multiply each bin's little matrix, synthesise the output's
-blocks. It never builds the dense matrix, transforms every input and output block once however many blocks there
-are between them, and takes a weight's spectrum apart from the product, so that a recurrent layer pays for it
-once per sequence.
+A product is three steps: analyse the input's blocks, multiply each bin's little matrix, synthesise the
+output's blocks. It never builds the dense matrix, transforms every input and output block once however many
+blocks there are between them, and takes a weight's spectrum apart from the product, so that a recurrent layer
+pays for it once per sequence.
 
 A bin has one of two forms, chosen by the block size (measured: docs/training_layers.md):
 
@@ -13,8 +13,8 @@ A bin has one of two forms, chosen by the block size (measured: docs/training_la
   ``C.T @ ((A @ w) * (A @ x))`` with two constant matrices of about 3k/2 rows; as matrix products they beat a
   Fourier transform this short, and write the bins first, where the product wants them.
 
-Sources: as in `circ_overlay.circulant`; bilinear form of a convolution: S. Winograd, "Arithmetic Complexity of
-Computations", SIAM 1980.
+Sources: as in `circ_overlay.circulant`; bilinear form of a convolution: S. Winograd, "Arithmetic Complexity
+of Computations", SIAM 1980.
 """
 
 import functools
@@ -28,7 +28,16 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
-__all__ = ["Array", "check_dtype", "check_result", "constants", "dense_blocks", "product", "real_dft", "spectrum"]
+__all__ = [
+    "Array",
+    "check_dtype",
+    "check_result",
+    "constants",
+    "dense_blocks",
+    "product",
+    "real_dft",
+    "spectrum",
+]
 
 Array: TypeAlias = npt.NDArray[Any]
 
@@ -68,7 +77,8 @@ def product(x: Tensor, w_bins: Tensor, block_size: int, out_features: int, group
         (n, groups * out_features), of x's dtype.
     """
     if torch.is_grad_enabled():
-        y: Tensor = _Product.apply(x, w_bins, block_size, out_features, groups)  # type: ignore[no-untyped-call]
+        arguments = (x, w_bins, block_size, out_features, groups)
+        y: Tensor = _Product.apply(*arguments)  # type: ignore[no-untyped-call]
     else:  # the way round autograd's own cost, which a small layer would notice
         y = _multiply(x, w_bins, block_size, out_features, groups)[0]
     check_result(y, x)
@@ -88,25 +98,25 @@ def check_dtype(x: Tensor, weight: Tensor) -> None:
     """Raise ValueError unless both are float32 or both float64, in which alone there are transforms."""
     if x.dtype != weight.dtype or x.dtype not in (torch.float32, torch.float64):
         raise ValueError(
-            f"x has dtype {x.dtype} and the layer's weight {weight.dtype}; allowed is float32 or float64, the same "
-            "for both: convert one with .to(dtype)"
+            f"x has dtype {x.dtype} and the layer's weight {weight.dtype}; allowed is float32 or float64, "
+            "the same for both: convert one with .to(dtype)"
         )
 
 
 def check_result(y: Tensor, x: Tensor) -> None:
-    """Raise ValueError if autocast lowered the precision of a step: it lowers that of some and not of others."""
+    """Raise ValueError if autocast lowered the precision of a step, as it does of some and not of others."""
     if y.dtype != x.dtype:
         raise ValueError(
-            f"the layer was called under torch.autocast, which made {y.dtype} of {x.dtype}; it computes in float32 "
-            f"or float64 alone: call it within torch.autocast({x.device.type!r}, enabled=False)"
+            f"the layer was called under torch.autocast, which made {y.dtype} of {x.dtype}; it computes in "
+            f"float32 or float64 alone: call it within torch.autocast({x.device.type!r}, enabled=False)"
         )
 
 
 def real_dft(k: int) -> tuple[Array, Array]:
-    """Forward and inverse transform of k real samples, float64 (2 bins, k) each: ``x = inverse.T @ forward @ x``.
+    """Forward and inverse transform of k real samples, float64 (2 bins, k) each.
 
-    Real parts of all k // 2 + 1 bins come first, then their imaginary parts, of which those of bin 0 and k / 2
-    are 0.
+    ``inverse.T @ forward`` is the identity. Real parts of all k // 2 + 1 bins come first, then their
+    imaginary parts, of which those of bin 0 and k / 2 are 0.
     """
     bins = k // 2 + 1
     forward = np.fft.rfft(np.eye(k)).T
@@ -121,7 +131,7 @@ def _bilinear(k: int) -> tuple[Array, Array]:
     (re, im), (to_re, to_im) = np.split(forward, 2), np.split(inverse, 2)
     alone = [f for f in range(k // 2 + 1) if 2 * f % k == 0]  # real bins: one product
     pairs = [f for f in range(k // 2 + 1) if 2 * f % k]
-    # With a = re re', b = im im' and c = (re + im)(re' + im'): the product's re is a - b, its im is c - a - b.
+    # With a = re re', b = im im', c = (re + im)(re' + im'), the product's re is a - b, its im c - a - b.
     analysis = [re[alone], re[pairs], im[pairs], (re + im)[pairs]]
     synthesis = [to_re[alone], (to_re - to_im)[pairs], (-to_re - to_im)[pairs], to_im[pairs]]
     return np.concatenate(analysis), np.concatenate(synthesis)
@@ -145,8 +155,9 @@ def _matrices(k: int, like: Tensor) -> tuple[Tensor, ...] | tuple[None, None]:
 def _to_bins(blocks: Tensor, matrix: Tensor | None) -> Tensor:
     """Transform (n, blocks, k): (bins, n, blocks).
 
-    Bins come first because the spectral product is then one small dense matrix product per bin, which a batched
-    GEMM does far faster than a broadcast product over (n, p, q, bins) and without that array's memory.
+    Bins come first because the spectral product is then one small dense matrix product per bin, which a
+    batched GEMM does far faster than a broadcast product over (n, p, q, bins) and without that array's
+    memory.
     """
     n, count, k = blocks.shape
     if matrix is not None:
@@ -216,8 +227,9 @@ class _Product(torch.autograd.Function):
 
     Backward transforms with the adjoint of each step: in the real form its matrix transposed, in the complex
     one a Fourier transform and conjugate spectra (a circulant block's transpose has the conjugate spectrum;
-    ``circulant(w) @ x`` is also ``circulant(x) @ w``, so that the weight sees the conjugate of x). The adjoint
-    of irfft is rfft but for a factor per bin, whose inverse the adjoint of rfft would bring: both are left out.
+    ``circulant(w) @ x`` is also ``circulant(x) @ w``, so that the weight sees the conjugate of x). The
+    adjoint of irfft is rfft but for a factor per bin, whose inverse the adjoint of rfft would bring: both are
+    left out.
     """
 
     @staticmethod
