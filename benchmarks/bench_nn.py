@@ -1,14 +1,15 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Time of the block-circulant PyTorch layers on one thread, against the same layers dense and against C3A's product.
+"""Time of the block-circulant PyTorch layers on one thread, beside dense layers' and C3A's product's.
 
     python benchmarks/bench_nn.py [--only linear conv lstm gru] [--batch 1 64 256] [--seconds 0.3]
 
-Forward alone runs under no_grad; forward and backward makes the gradients of input and weight. The contestants
-take turns, and a figure is the lower quartile of each one's runs, so that a busy machine slows all of them alike.
+Forward alone runs under no_grad; forward and backward makes the gradients of input and parameters. The
+contestants take turns, and a figure is the lower quartile of each one's runs, so that a busy machine slows all
+of them alike.
 
-C3A is the block-circulant adapter layer of the PEFT library (`pip install peft`; the column is left out where it is
-missing). What is timed is its product alone, which takes the same (p, q, k) weight and does the same work, not
-the dense layer that its adapter is added to.
+C3A is the block-circulant adapter layer of the PEFT library (`pip install peft`; the column is left out where
+it is missing). What is timed is its product alone, which takes the same (p, q, k) weight and does the same
+work, not the dense layer that its adapter is added to.
 """
 
 from __future__ import annotations
@@ -31,7 +32,13 @@ CONV = [  # channels, pixels, taps, k, stride; batch 8
     (64, 32, 3, 16, 1), (128, 16, 3, 16, 1), (128, 16, 3, 64, 1), (256, 16, 3, 32, 1), (256, 16, 3, 128, 1),
     (512, 8, 3, 16, 1), (512, 8, 3, 64, 1), (256, 16, 5, 32, 1), (256, 16, 1, 32, 1), (256, 32, 3, 32, 2),
 ]  # fmt: skip
-RECURRENT = [(256, 256, 16), (512, 512, 8), (512, 1024, 16), (1024, 1024, 16), (1024, 1024, 64)]  # in, hidden, k
+RECURRENT = [
+    (256, 256, 16),
+    (512, 512, 8),
+    (512, 1024, 16),
+    (1024, 1024, 16),
+    (1024, 1024, 64),
+]  # in, hidden, k
 
 Forward = Callable[[Tensor], Tensor]
 Contestants = dict[str, tuple[Forward, list[Tensor]]]
@@ -84,7 +91,9 @@ def measure(contestants: Contestants, x: Tensor, seconds: float) -> dict[str, tu
 def show(title: list[object], results: dict[str, tuple[float, float]]) -> None:
     cells = [f"{forward:.3f} / {both:.3f}" for forward, both in results.values()]
     ours = results["ours"]
-    ratios = [f"{r[0] / ours[0]:.1f}x / {r[1] / ours[1]:.1f}x" for name, r in results.items() if name != "ours"]
+    ratios = [
+        f"{r[0] / ours[0]:.1f}x / {r[1] / ours[1]:.1f}x" for name, r in results.items() if name != "ours"
+    ]
     print("| " + " | ".join(map(str, title + cells + ratios)) + " |", flush=True)
 
 
@@ -100,7 +109,9 @@ def bench_linear(batches: list[int], seconds: float) -> None:
     for batch in batches:
         for n, k in LINEAR:
             ours, dense = BlockCirculantLinear(n, n, k, bias=False), nn.Linear(n, n, bias=False)
-            contestants: Contestants = {name: (m, [m.weight]) for name, m in (("ours", ours), ("dense", dense))}
+            contestants: Contestants = {
+                name: (m, [m.weight]) for name, m in (("ours", ours), ("dense", dense))
+            }
             if product:
                 weight = ours.weight
                 contestants["C3A"] = (lambda x, weight=weight: product(x, weight)), [weight]
@@ -118,18 +129,26 @@ def bench_conv(seconds: float) -> None:
 
 
 def bench_recurrent(kind: str, seconds: float) -> None:
-    ours_class, dense_class = {"lstm": (BlockCirculantLSTM, nn.LSTM), "gru": (BlockCirculantGRU, nn.GRU)}[kind]
+    ours_class, dense_class = {"lstm": (BlockCirculantLSTM, nn.LSTM), "gru": (BlockCirculantGRU, nn.GRU)}[
+        kind
+    ]
     header([f"{kind.upper()} inputs", "hidden", "k"], ["ours", "dense"])
     for inputs, hidden, k in RECURRENT:
-        layers = {"ours": ours_class(inputs, hidden, k), "dense": dense_class(inputs, hidden, batch_first=True)}
+        layers = {
+            "ours": ours_class(inputs, hidden, k),
+            "dense": dense_class(inputs, hidden, batch_first=True),
+        }
         contestants: Contestants = {
-            name: ((lambda x, layer=layer: layer(x)[0]), list(layer.parameters())) for name, layer in layers.items()
+            name: ((lambda x, layer=layer: layer(x)[0]), list(layer.parameters()))
+            for name, layer in layers.items()
         }
         show([inputs, hidden, k], measure(contestants, torch.randn(16, 20, inputs), seconds))
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     kinds = ["linear", "conv", "lstm", "gru"]
     parser.add_argument("--only", nargs="+", choices=kinds, default=kinds)
     parser.add_argument("--batch", nargs="+", type=int, default=[1, 64, 256], help="of the linear layers")

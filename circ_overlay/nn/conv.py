@@ -4,11 +4,11 @@
 Each of the r x s taps has a ``(p, q)`` grid of ``k x k`` circulant blocks, held as first COLUMNS ``w``. The
 channels of a pixel are transformed once however many taps read them, and those of an output pixel once:
 between the two, bins do not mix, so that the sum over taps and blocks is a convolution of k / 2 groups. So it
-is computed: a real transform of the channels (a k x k matrix product per
-block and pixel, k being at most 128), one grouped real convolution of the real and imaginary planes, one real
-transform back. Of the formulations measured (docs/training_layers.md) it is the fastest in both directions:
-channels stay where they are, and PyTorch has fast kernels for all three steps, in both directions. Sources:
-as in `circ_overlay.circulant`.
+is computed: a real transform of the channels (a k x k matrix product per block and pixel), one grouped real
+convolution of the real and imaginary planes, one real transform back. Of the formulations measured, with FFTs
+too (docs/training_layers.md), it is the fastest in both directions, k being at most 128: channels stay where
+they are, and PyTorch has fast kernels, with gradients, for all three steps. Sources: as in
+`circ_overlay.circulant`.
 """
 
 import math
@@ -182,8 +182,8 @@ class BlockCirculantConv2d(nn.Module):
         image = [size + 2 * pad for size, pad in zip(x.shape[-2:], self.padding, strict=True)]
         if image[0] < self.kernel_size[0] or image[1] < self.kernel_size[1]:
             raise ValueError(
-                f"x has {x.shape[-2]} x {x.shape[-1]} pixels, {image[0]} x {image[1]} when padded; this layer "
-                f"has {self.kernel_size[0]} x {self.kernel_size[1]} taps: pad more, or give a larger image"
+                f"x has {x.shape[-2]} x {x.shape[-1]} pixels, {image[0]} x {image[1]} when padded; this "
+                f"layer has {self.kernel_size[0]} x {self.kernel_size[1]} taps: pad more, or give a larger image"
             )
 
     @torch.no_grad()
@@ -224,6 +224,6 @@ class BlockCirculantConv2d(nn.Module):
         """Sizes shown by ``print(module)``."""
         return (
             f"in_channels={self.in_channels}, out_channels={self.out_channels}, "
-            f"kernel_size={self.kernel_size}, block_size={self.block_size}, stride={self.stride}, padding={self.padding}, "
-            f"bias={self.bias is not None}"
+            f"kernel_size={self.kernel_size}, block_size={self.block_size}, stride={self.stride}, "
+            f"padding={self.padding}, bias={self.bias is not None}"
         )
