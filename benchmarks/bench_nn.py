@@ -4,7 +4,7 @@
     python benchmarks/bench_nn.py [--only linear conv lstm gru] [--batch 1 64 256] [--seconds 0.3]
 
 Forward alone runs under no_grad; forward and backward makes the gradients of input and parameters. The
-contestants take turns, and a figure is the lower quartile of each one's runs, so that a busy machine slows all
+contestants take turns, and a figure is the lower quartile of its runs, so that a busy machine slows all
 of them alike.
 
 C3A is the block-circulant adapter layer of the PEFT library (`pip install peft`; the column is left out where

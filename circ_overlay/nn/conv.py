@@ -183,7 +183,7 @@ class BlockCirculantConv2d(nn.Module):
         if image[0] < self.kernel_size[0] or image[1] < self.kernel_size[1]:
             raise ValueError(
                 f"x has {x.shape[-2]} x {x.shape[-1]} pixels, {image[0]} x {image[1]} when padded; this "
-                f"layer has {self.kernel_size[0]} x {self.kernel_size[1]} taps: pad more, or give a larger image"
+                f"layer has {self.kernel_size[0]} x {self.kernel_size[1]} taps: pad more or enlarge it"
             )
 
     @torch.no_grad()
