@@ -3,6 +3,7 @@
 
 import asyncio
 import dataclasses
+import gc
 import json
 import shutil
 import threading
@@ -278,6 +279,26 @@ def test_buffers_are_given_back(device, small_program):
     with CirculantOverlay(device=device) as overlay:
         overlay.load(small_program[0]).predict(small_program[1][:10])
         assert len(device.fabric.ddr.allocations) == before + 4
+    assert len(device.fabric.ddr.allocations) == before
+
+
+def test_overlay_that_is_dropped_gives_its_buffers_back(device, small_program):
+    """What a notebook does whose first cell is run again and again."""
+    program, x = small_program
+    gc.collect()
+    before = len(device.fabric.ddr.allocations)
+    for _ in range(3):
+        overlay = CirculantOverlay(device=device)
+        network = overlay.load(program)
+        np.testing.assert_array_equal(network.predict(x[:20], raw=True), reference(program, x[:20]))
+    del overlay
+    gc.collect()
+    assert network.predict(x[:20]).shape == (20, 5)  # a network keeps its overlay alive
+    thread = network._scheduler._thread
+    del network
+    gc.collect()
+    thread.join(10)
+    gc.collect()
     assert len(device.fabric.ddr.allocations) == before
 
 

@@ -33,10 +33,13 @@ class Network:
     statistics : totals so far
     """
 
-    def __init__(self, program: Program, scheduler: Scheduler, statistics: Statistics, batch_size: int) -> None:
+    def __init__(
+        self, program: Program, overlay: object, scheduler: Scheduler, statistics: Statistics, batch_size: int
+    ) -> None:
         self.program = program
         self.batch_size = batch_size
         self.statistics = statistics
+        self._overlay = overlay  # kept alive as long as one of its networks is
         self._scheduler = scheduler
         self._closed = False
 

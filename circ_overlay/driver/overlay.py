@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import weakref
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -75,10 +76,18 @@ class CirculantOverlay(pynq.Overlay):  # type: ignore[misc]
         self.config = self.core_driver.identify()
         self.identity = self._read_identity(path)
         limit = timeout if timeout is not None else 120.0 if self.emulated else 10.0
+        this = weakref.ref(self)  # what the scheduler's thread holds must not keep the overlay alive
+
+        def is_loaded() -> bool:
+            overlay = this()
+            return overlay is not None and bool(overlay.is_loaded())
+
         self._hardware = Hardware(
-            self.core_driver, dma, device, self.config, self.is_loaded, buffer_bytes=buffer_bytes, timeout=limit
+            self.core_driver, dma, device, self.config, is_loaded, buffer_bytes=buffer_bytes, timeout=limit
         )
         self._scheduler = Scheduler(self._hardware)
+        # An overlay that is dropped without close(), as when a notebook's cell runs again, gives its buffers back.
+        weakref.finalize(self, self._scheduler.close, wait=False)
         _log.info("%s", self.describe())
 
     def download(self, dtbo: str | None = None) -> None:
@@ -154,7 +163,7 @@ class CirculantOverlay(pynq.Overlay):  # type: ignore[misc]
             cycles_provenance=getattr(self.device, "cycle_provenance", "measured"),
             clock_hz=self.clock_mhz * 1e6,
         )
-        return Network(program, self._scheduler, statistics, batch_size or min(limit, MAX_BATCH))
+        return Network(program, self, self._scheduler, statistics, batch_size or min(limit, MAX_BATCH))
 
     @property
     def clock_mhz(self) -> float:

@@ -124,14 +124,15 @@ class Scheduler:
                 self._thread.start()
             self._jobs.put(item)
 
-    def close(self) -> None:
-        """Finish the queued jobs and end the thread."""
+    def close(self, wait: bool = True) -> None:
+        """Finish the queued jobs and end the thread; with `wait`, return only then."""
         with self._lock:
             self._closed = True
             thread, self._thread = self._thread, None
         if thread is not None:
             self._jobs.put(None)
-            thread.join()
+            if wait:
+                thread.join()
 
     def _serve(self) -> None:
         flying: _Batch | None = None
