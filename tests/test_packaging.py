@@ -4,6 +4,7 @@
 import ast
 import os
 import re
+import shutil
 import subprocess
 import sys
 import sysconfig
@@ -139,7 +140,7 @@ def wheels(tmp_path_factory):
         for name in filter(None, tracked.stdout.split("\0")):
             if (ROOT / name).exists():
                 (source / name).parent.mkdir(parents=True, exist_ok=True)
-                (source / name).write_bytes((ROOT / name).read_bytes())
+                shutil.copy(ROOT / name, source / name, follow_symlinks=False)
         done = subprocess.run(
             [sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "-w", str(folder / kind), "."],
             cwd=source, capture_output=True, text=True, env=environment,
@@ -164,9 +165,7 @@ def test_wheel_holds_what_users_need(wheels):
 
 
 def has_compiler():
-    from shutil import which
-
-    return which((sysconfig.get_config_var("CXX") or "g++").split()[0]) is not None
+    return shutil.which((sysconfig.get_config_var("CXX") or "g++").split()[0]) is not None
 
 
 def test_without_a_compiler_the_golden_engine_serves_and_says_so(wheels, tmp_path):
