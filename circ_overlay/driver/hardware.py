@@ -73,6 +73,7 @@ class Hardware:
         self.core, self.config, self.timeout = core, config, timeout
         self._is_loaded, self.clock_hz = is_loaded, clock_hz
         self._lock = device_lock(device)
+        self.held = False
         self._dma = DmaPair(dma)
         # An image must fit in one transfer, because its TLAST ends it.
         largest_image = 8 * (
@@ -95,9 +96,11 @@ class Hardware:
     def acquire(self) -> None:
         """Wait until no other overlay has a batch under way on this device."""
         self._lock.acquire()
+        self.held = True
 
     def release(self) -> None:
         """Let other overlays on this device have their turn."""
+        self.held = False
         self._lock.release()
 
     def reset(self) -> None:

@@ -97,6 +97,9 @@ class Scheduler:
         except BaseException as error:
             with self._lock:
                 self._closed = f"the overlay's scheduler has failed ({error!r}); open the overlay again"
+            if self._hardware.held:  # a batch is under way, for nobody
+                self._hardware.recover()
+                self._hardware.release()
         finally:
             self._abandon_rest()
 
