@@ -186,6 +186,15 @@ def test_without_a_compiler_the_golden_engine_serves_and_says_so(wheels, tmp_pat
     assert "C++17 compiler" in done.stdout
 
 
+def test_links_stand_in_for_the_top_level_folders():
+    """An editable install, which is what make sets up, finds bitstreams and notebooks through these."""
+    for name in ("bitstreams", "notebooks"):
+        assert (PACKAGE / f"_{name}").resolve() == (ROOT / name).resolve()
+    script = "import circ_overlay._notebooks as n, os; print(sorted(os.listdir(list(n.__path__)[0]))[0])"
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True)
+    assert done.stdout.strip() == "01_getting_started.ipynb", done.stderr
+
+
 def test_entry_points_resolve(wheels, tmp_path):
     """pynq.notebooks and pynq.overlays name folders that exist in the installed package."""
     done = subprocess.run(
