@@ -19,8 +19,9 @@ from .errors import CircOverlayError
 from .program import Program
 
 if TYPE_CHECKING:
-    from .compiler import compile
-    from .driver import CirculantOverlay, Network
+    from .compiler import compile as compile
+    from .driver import CirculantOverlay as CirculantOverlay
+    from .driver import Network as Network
 
 __version__ = "0.1.0"
 

@@ -881,10 +881,11 @@ def test_dma_too_narrow_for_the_image(tmp_path, small_program):
     hwh.write_text(text.replace('NAME="c_sg_length_width" VALUE="26"', 'NAME="c_sg_length_width" VALUE="10"'))
     marker = b"circ-overlay emulated bitstream"
     path.write_bytes(path.read_bytes().replace(marker, b"x" * len(marker)))
-    program, _x = small_program
-    with CirculantOverlay(path, device=emulator.install()) as overlay:
-        with pytest.raises(IncompatibleError, match="must travel as one packet.*c_sg_length_width is too small"):
-            overlay.load(program)
+    with (
+        CirculantOverlay(path, device=emulator.install()) as overlay,
+        pytest.raises(IncompatibleError, match="must travel as one packet.*c_sg_length_width is too small"),
+    ):
+        overlay.load(small_program[0])
 
 
 @pytest.mark.parametrize("text", ["[]", "{broken", "null"])
