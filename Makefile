@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: BSD-3-Clause
 # make demo | test | check | bench: each sets up what it needs in .venv (and .venv-pynq4), from the package registries alone.
 
+SHELL = /bin/bash
+.SHELLFLAGS = -o pipefail -c
 PYTHON ?= python3
 PIP_FLAGS ?= -q --disable-pip-version-check
 PYNQ3 = pynq==3.1.2
@@ -29,9 +31,10 @@ BIN = .venv/bin
 
 # ---- what people call -----------------------------------------------------------------------------------------
 demo: .venv/stamp-demo
-	$(BIN)/circ-overlay run digits-mlp --picture demo/digits-mlp.png
+	@mkdir -p demo
+	$(BIN)/circ-overlay run digits-mlp --picture demo/digits-mlp.png | tee demo/digits-mlp.txt
 	@if $(BIN)/circ-overlay data mnist; then \
-	  $(BIN)/circ-overlay run mnist-mlp --picture demo/mnist-mlp.png; \
+	  $(BIN)/circ-overlay run mnist-mlp --picture demo/mnist-mlp.png | tee demo/mnist-mlp.txt; \
 	else echo "mnist-mlp was not run: MNIST is neither here nor to be downloaded (see the line above)"; fi
 
 test: .venv/stamp-test .venv-pynq4/stamp

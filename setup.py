@@ -48,7 +48,7 @@ setup(
         "circ_overlay._bitstreams",
         "circ_overlay._notebooks",
     ],
-    package_dir={"circ_overlay._bitstreams": "bitstreams", "circ_overlay._notebooks": "notebooks"},
+    # Symbolic links to the top-level folders, so that an editable install finds them too.
     package_data={
         "circ_overlay": ["py.typed"],
         "circ_overlay.models": ["weights/*.circ", "weights/*.npz"],

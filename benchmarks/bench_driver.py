@@ -42,7 +42,7 @@ def main() -> None:
     arguments = parser.parse_args()
     rng = np.random.default_rng(0)
     device = emulator.install(engine="golden")
-    print("driver cost in us/image, engine excluded (emulated board; best of 5)")
+    print("driver cost in us/image, engine excluded (emulated board; best of 5, pack and unpack means)")
     print(f"{'model':16} {'input':8} {'batch':>6} {'driver':>8} {'of which pack':>14} {'unpack':>8} {'naive pack':>11}")
     for name in models.MODELS:
         program = models.load(name)
@@ -61,7 +61,7 @@ def main() -> None:
                     s = network.statistics
                     pack, unpack = (1e6 * t / s.images for t in (s.pack_s, s.unpack_s))
                     del engine.run
-                slow = seconds(lambda p=program, x=images[:2000]: naive(p, x), 1) / 2000
+                slow = seconds(lambda p=program, x=images[:2000]: naive(p, x)) / 2000
                 print(
                     f"{name:16} {kind:8} {batch:6} {1e6 * total / len(images):8.2f} {pack:14.2f} {unpack:8.2f} "
                     f"{1e6 * slow:11.2f}"

@@ -12,18 +12,21 @@ Importing this package needs NumPy alone; what needs more is imported when it is
 from __future__ import annotations
 
 from importlib import import_module
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from .errors import CircOverlayError
 from .program import Program
 
 if TYPE_CHECKING:
-    from .compiler import compile
-    from .driver import CirculantOverlay, Network
+    from .compiler import compile as compile
+    from .driver import CirculantOverlay as CirculantOverlay
+    from .driver import Network as Network
 
 __version__ = "0.1.0"
 
-__all__ = ["CircOverlayError", "CirculantOverlay", "Network", "Program", "__version__", "compile"]
+# What needs an extra is left out, so that `import *` and help() work without it, and compile stays the built-in.
+__all__ = ["CircOverlayError", "Program", "__version__"]
 
 _LAZY = {"CirculantOverlay": "driver", "Network": "driver", "compile": "compiler"}
 
@@ -35,4 +38,5 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted([*globals(), *_LAZY])
+    ready = [name for name, room in _LAZY.items() if room != "driver" or find_spec("pynq")]
+    return sorted([*globals(), *ready])

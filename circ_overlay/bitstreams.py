@@ -9,23 +9,15 @@ from . import spec
 from .errors import BoardError
 from .files import cache_directory
 
-__all__ = ["bitstream_folders", "find_bitstream", "packaged"]
+__all__ = ["FOLDER", "find_bitstream", "packaged"]
 
-_HERE = Path(__file__).resolve().parent
-
-
-def bitstream_folders() -> list[Path]:
-    """Folders that may hold one folder per board: the installed package data, or the source tree's."""
-    return [path for path in (_HERE / "_bitstreams", _HERE.parent / "bitstreams") if path.is_dir()]
+FOLDER = Path(__file__).resolve().parent / "_bitstreams"
+"""One folder per board; in the source tree a link to the top-level folder."""
 
 
 def packaged() -> dict[str, Path]:
     """Packaged ``.bit`` files by board name."""
-    return {
-        path.parent.name: path
-        for folder in reversed(bitstream_folders())
-        for path in sorted(folder.glob("*/circ.bit"))
-    }
+    return {path.parent.name: path for path in sorted(FOLDER.glob("*/circ.bit"))}
 
 
 def find_bitstream(board: str, *, emulated: bool) -> Path:
@@ -42,8 +34,8 @@ def find_bitstream(board: str, *, emulated: bool) -> Path:
     if not emulated:
         names = ", ".join(there) or "none"
         raise BoardError(
-            f"this package has no bitstream for {board} (packaged: {names}); build one (docs/bitstream.md) and "
-            "give its path, or set CIRC_OVERLAY_BOARD=emulated to run without the board"
+            f"this package has no bitstream for {board} (packaged: {names}); see bitstreams/README.md, "
+            "give the path of your own, or set CIRC_OVERLAY_BOARD=emulated to run without the board"
         )
     from .emulator import bitstream
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import math
 import os
 import zipfile
 from pathlib import Path
@@ -98,7 +99,9 @@ def load(path: str | os.PathLike[str]) -> Program:
         raise refuse("a foreign or altered archive: its manifest cannot be read", again) from error
     if kind != FORMAT:
         raise refuse(f"a foreign file: its manifest says {kind!r}", f"a {FORMAT} is needed")
-    if not isinstance(version, int) or version > FORMAT_VERSION:
+    if type(version) is not int or version < 1:
+        raise refuse(f"altered: file format {version!r} does not exist", again)
+    if version > FORMAT_VERSION:
         raise refuse(
             f"file format {version} is newer than {FORMAT_VERSION}, the newest that this version reads",
             "upgrade circ-overlay",
@@ -121,7 +124,7 @@ def load(path: str | os.PathLike[str]) -> Program:
         return _build(manifest, members)
     except ProgramError as error:
         raise refuse(f"no valid program: {error}", again) from error
-    except (KeyError, TypeError, ValueError, AttributeError, EOFError) as error:
+    except Exception as error:  # consistent checksums around nonsense: NumPy's parser alone raises many kinds
         raise refuse(f"altered: its manifest or arrays are malformed ({error!r})", again) from error
 
 
@@ -166,15 +169,18 @@ def _build(manifest: dict[str, Any], members: dict[str, bytes]) -> Program:
             raise ProgramError(f"operation {entry['op']!r} is unknown")
         values: dict[str, Any] = {}
         for name, dtype in _ARRAYS.items():
-            file = io.BytesIO(members[entry[name]])
-            array = np.lib.format.read_array(file, allow_pickle=False)  # type: ignore[no-untyped-call]
-            if array.dtype != dtype:
-                raise ProgramError(f"{entry[name]} has dtype {array.dtype}, expected {np.dtype(dtype)}")
-            values[name] = array
+            values[name] = _array(members.pop(entry[name]), entry[name], np.dtype(dtype))
         for name in ("in_features", "out_features", "acc_shift", "affine_shift", "out_frac"):
             values[name] = _integer(entry[name])
         activation = spec.Activation[entry["activation"].upper()]
-        layers.append(Layer(name=str(entry["name"]), activation=activation, **values))
+        if entry["block_size"] != 2 * values["weights"].shape[2]:
+            raise ProgramError(f"block size {entry['block_size']} is not that of the weights")
+        layers.append(Layer(name=entry["name"], activation=activation, **values))
+    if members.keys() != {_MANIFEST, _SUMS}:
+        raise ProgramError(f"members that belong to nothing: {', '.join(members.keys() - {_MANIFEST, _SUMS})}")
+    labels = manifest["labels"]
+    if not isinstance(labels, list) or not all(isinstance(label, str) for label in labels):
+        raise ProgramError("labels are not a list of texts")
     ports = {
         end: Port(
             shape=tuple(_integer(n) for n in manifest[end]["shape"]),
@@ -184,13 +190,28 @@ def _build(manifest: dict[str, Any], members: dict[str, bytes]) -> Program:
         for end in ("input", "output")
     }
     return Program(
-        name=str(manifest["name"]),
+        name=manifest["name"],
         width=_integer(manifest["width"]),
         layers=tuple(layers),
-        labels=tuple(str(label) for label in manifest["labels"]),
+        labels=tuple(labels),
         metadata=dict(manifest["metadata"]),
         **ports,
     )
+
+
+def _array(data: bytes, name: str, dtype: np.dtype[Any]) -> NDArray[Any]:
+    """The array in a member; its header is checked against the member's size before anything is allocated."""
+    file = io.BytesIO(data)
+    version = np.lib.format.read_magic(file)  # type: ignore[no-untyped-call]
+    if version != (1, 0):
+        raise ProgramError(f"{name} is of array format {version}, expected (1, 0)")
+    shape, fortran, found = np.lib.format.read_array_header_1_0(file)  # type: ignore[no-untyped-call]
+    if found != dtype or fortran:
+        raise ProgramError(f"{name} has dtype {found}, expected {dtype} in C order")
+    rest = data[file.tell() :]
+    if math.prod(shape) * dtype.itemsize != len(rest):
+        raise ProgramError(f"{name} has shape {shape}, but {len(rest)} bytes of data")
+    return np.frombuffer(rest, dtype).reshape(shape)
 
 
 def _integer(value: object) -> int:

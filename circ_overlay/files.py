@@ -10,6 +10,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
+from .errors import CircOverlayError
+
 __all__ = ["atomic_write", "cache_directory"]
 
 
@@ -38,9 +40,19 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
 
 
 def cache_directory() -> Path:
-    """Folder for what can be fetched or built again: $CIRC_OVERLAY_CACHE, or the user's cache; made if missing."""
-    chosen = os.environ.get("CIRC_OVERLAY_CACHE")
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    path = Path(chosen) if chosen else Path(base) / "circ-overlay"
-    path.mkdir(parents=True, exist_ok=True)
+    """Folder for what can be fetched or built again: $CIRC_OVERLAY_CACHE, or the user's cache; made if missing.
+
+    Raises
+    ------
+    CircOverlayError
+        It cannot be made.
+    """
+    chosen, base = os.environ.get("CIRC_OVERLAY_CACHE"), os.environ.get("XDG_CACHE_HOME")
+    try:
+        path = Path(chosen) if chosen else Path(base or Path.home() / ".cache") / "circ-overlay"
+        path.mkdir(parents=True, exist_ok=True)
+    except (RuntimeError, OSError) as error:
+        raise CircOverlayError(
+            f"there is no place for the cache ({error}); set CIRC_OVERLAY_CACHE to a folder that can be written"
+        ) from error
     return path

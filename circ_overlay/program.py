@@ -7,7 +7,9 @@ that is the compiler's work.
 
 from __future__ import annotations
 
+import math
 import os
+import warnings
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -37,7 +39,7 @@ class Port:
     Parameters
     ----------
     shape : shape of one sample; its elements go over the stream in C order.
-    frac : fraction bits; integer n stands for ``n * 2**-frac``.
+    frac : fraction bits, -64..64; integer n stands for ``n * 2**-frac``.
     storage : element on the stream, "int16" or "uint8".
     """
 
@@ -51,12 +53,13 @@ class Port:
             len(self.shape) > 0 and all(isinstance(n, int) and n > 0 for n in self.shape),
             f"shape {self.shape!r}: a sample's shape is a tuple of positive integers",
         )
+        _require(self.features < 1 << 16, f"shape {self.shape}: a sample has at most 65535 elements")
         _require(-64 <= self.frac <= 64, f"frac={self.frac}: allowed are -64..64")
 
     @property
     def features(self) -> int:
         """Elements of one sample."""
-        return int(np.prod(self.shape))
+        return math.prod(self.shape)
 
     @property
     def dtype(self) -> np.dtype[Any]:
@@ -74,9 +77,11 @@ class Port:
         Raises
         ------
         ValueError
-            `x` is not a batch of samples: (batch, \\*shape) or (batch, features).
+            `x` is not numeric, or no batch of samples: (batch, \\*shape) or (batch, features).
         """
         array = np.asarray(x)
+        if array.dtype.kind not in "buif":
+            raise ValueError(f"input of dtype {array.dtype}: expected real numbers")
         if array.ndim and array.shape[1:] in (self.shape, (self.features,)):
             return array.reshape(len(array), self.features)
         hint = "; add a batch axis: x[None]" if array.shape in (self.shape, (self.features,)) else ""
@@ -99,15 +104,21 @@ class Port:
         array = self.flatten(x)
         if array.dtype == np.uint8 and self.storage == "uint8" and self.frac == 0:
             return array
-        if array.dtype.kind not in "buif":
-            raise ValueError(f"input of dtype {array.dtype}: expected real numbers")
         low, high = (0, 255) if self.storage == "uint8" else limits(width)
-        # float32 holds every 16-bit result exactly and halves the traffic; other types go through float64.
-        values: NDArray[Any] = array.astype(np.float32 if array.dtype == np.float32 else np.float64)
+        # In float64 neither the scaling nor the half added below can round any float32 or 16-bit integer.
+        values: NDArray[Any] = array.astype(np.float64)
+        if values.size:
+            # min and max are NaN or infinite exactly if some value is: two cheap passes instead of a mask.
+            least, largest = values.min(), values.max()
+            if not (np.isfinite(least) and np.isfinite(largest)):
+                raise ValueError("input holds NaN or infinite values; only finite numbers can be quantised")
+            if self.storage == "uint8" and array.dtype.kind == "f" and 0 < largest <= 1.0:
+                warnings.warn(
+                    f"all inputs lie in {least:g}..{largest:g}, but this network takes raw pixels, 0..255: "
+                    "were they scaled to 0..1?",
+                    stacklevel=2,
+                )
         values *= 2.0**self.frac
-        # min and max are NaN or infinite exactly if some value is: two cheap passes instead of a mask.
-        if values.size and not (np.isfinite(values.min()) and np.isfinite(values.max())):
-            raise ValueError("input holds NaN or infinite values; only finite numbers can be quantised")
         values += 0.5
         np.floor(values, out=values)
         return np.clip(values, low, high, out=values).astype(self.dtype)
@@ -168,9 +179,16 @@ class Layer:
     def validate(self, width: int) -> None:
         """Raise ProgramError unless every number fits the core of `width` bits."""
         w, where = self.weights, f"layer {self.name!r}: "
+        _require(isinstance(self.name, str) and self.name.isprintable(), f"layer name {self.name!r}: expected text")
         _require(w.ndim == 4 and w.shape[3] == 2, f"{where}weights of shape {w.shape}: expected (p, q, k/2, 2)")
         k = self.block_size
         _require(k in spec.BLOCK_SIZES, f"{where}block size {k}: allowed are {spec.BLOCK_SIZES}")
+        _require(-64 <= self.out_frac <= 64, f"{where}out_frac={self.out_frac}: allowed are -64..64")
+        curved = self.activation in (spec.Activation.SIGMOID, spec.Activation.TANH)
+        _require(
+            not curved or self.out_frac == width - 1,
+            f"{where}out_frac={self.out_frac}: a {self.activation.name.lower()} gives {width - 1} fraction bits",
+        )
         for name in ("in_features", "out_features"):
             n = getattr(self, name)
             _require(0 < n < 1 << 16, f"{where}{name}={n}: allowed are 1..65535")
@@ -218,6 +236,10 @@ class Program:
     metadata: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        _require(
+            isinstance(self.name, str) and 0 < len(self.name) <= 200 and self.name.isprintable(),
+            f"name {self.name!r}: expected up to 200 printable characters",
+        )
         _require(self.width in spec.WIDTHS, f"width={self.width}: allowed are 8..16 bits")
         _require(0 < len(self.layers) <= spec.MAX_LAYERS, f"{len(self.layers)} layers: allowed are 1..64")
         features = self.input.features

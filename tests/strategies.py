@@ -39,6 +39,11 @@ def random_integers(
     return values * (rng.random(shape) < 0.1) if mode == "sparse" else values
 
 
+def out_frac(activation: spec.Activation, width: int) -> int:
+    """Fraction bits of a layer's outputs: 0, but for the curves, whose format is fixed."""
+    return width - 1 if activation in (spec.Activation.SIGMOID, spec.Activation.TANH) else 0
+
+
 def random_program(
     rng: np.random.Generator,
     *,
@@ -70,7 +75,7 @@ def random_program(
             acc_shift=int(rng.integers(0, spec.MAX_ACC_SHIFT + 1)),
             affine_shift=int(rng.integers(0, spec.MAX_AFFINE_SHIFT + 1)),
             activation=activation,
-            out_frac=0,
+            out_frac=out_frac(activation, width),
             name=f"layer{n}",
         )
         layers.append(_with_live_shifts(rng, layer, x, width) if live else layer)
@@ -79,7 +84,7 @@ def random_program(
         name="random",
         width=width,
         input=Port(shape=(features[0],), frac=0, storage=storage),
-        output=Port(shape=(features[-1],), frac=0),
+        output=Port(shape=(features[-1],), frac=out_frac(activations[-1], width)),
         layers=tuple(layers),
     )
 

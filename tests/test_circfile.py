@@ -195,6 +195,9 @@ def test_extra_member_is_noticed(content, tmp_path):
         edit_manifest(input={"shape": [3, 6], "frac": 0, "storage": "uint8"}),
         edit_manifest(input={"shape": [3, 5], "frac": 0, "storage": "float"}),
         edit_manifest(output={"shape": [3], "frac": 0.5, "storage": "int16"}),
+        edit_manifest(input={"shape": [64, 3, 3074457345618258603], "frac": 0, "storage": "uint8"}),
+        edit_manifest(labels="abc"), edit_manifest(name=None), edit_manifest(name="a\x1b[2J"),
+        edit_manifest(format_version=0), edit_manifest(format_version=True),
     ],
 )  # fmt: skip
 def test_manifest_values_are_checked(content, tmp_path, change):
@@ -220,6 +223,84 @@ def test_program_validation_messages(program):
         dataclasses.replace(program, labels=("a", "b"))
     with pytest.raises(ProgramError, match="acc_shift=41"):
         dataclasses.replace(program, layers=(dataclasses.replace(first, acc_shift=41), second))
+
+
+def test_values_just_beyond_their_fields_are_refused(program):
+    first = program.layers[0]
+
+    def with_value(name, value):
+        array = getattr(first, name).astype(np.int64)
+        array.flat[3] = value
+        return dataclasses.replace(first, **{name: array})
+
+    for name, bits in (("weights", 12), ("scale", spec.SCALE_BITS), ("bias", spec.BIAS_BITS)):
+        top = 1 << (bits - 1)
+        for good in (-top, top - 1):
+            with_value(name, good).validate(12)
+        for bad in (-top - 1, top):
+            with pytest.raises(ProgramError, match=rf"{name} exceeds {bits} bits"):
+                with_value(name, bad).validate(12)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"weights": np.zeros((3, 3, 4, 2), np.int16)}, r"\(3, 3\) blocks: \(3, 2\) are needed for k=8"),
+        ({"weights": np.zeros((3, 2, 3, 2), np.int16)}, "block size 6"),
+        ({"weights": np.zeros((3, 2, 4), np.int16)}, r"expected \(p, q, k/2, 2\)"),
+        ({"scale": np.zeros(19, np.int32)}, r"scale of shape \(19,\): expected \(20,\)"),
+        ({"bias": np.zeros(20)}, "bias of dtype float64"),
+        ({"out_frac": 65}, "out_frac=65"),
+        ({"activation": spec.Activation.TANH, "out_frac": 8}, "a tanh gives 11 fraction bits"),
+        ({"in_features": 0}, "in_features=0"),
+        ({"name": "two\nlines"}, "expected text"),
+    ],
+)
+def test_layer_validation_messages(program, change, message):
+    with pytest.raises(ProgramError, match=message):
+        dataclasses.replace(program.layers[0], **change).validate(12)
+
+
+def test_quantised_inputs_are_checked(program):
+    port = program.input
+    with pytest.raises(ValueError, match=r"outside 0\.\.255"):
+        port.check(np.full((1, 15), 256))
+    with pytest.raises(ValueError, match=r"outside 0\.\.255"):
+        port.check(np.full((1, 15), -1))
+    with pytest.raises(ValueError, match="expected integers"):
+        port.check(np.full((1, 15), 1.0))
+    for bad in (np.nan, np.inf, -np.inf):
+        x = np.zeros((2, 15))
+        x[1, 7] = bad
+        with pytest.raises(ValueError, match="NaN or infinite"):
+            port.quantise(x, 12)
+    signed = dataclasses.replace(port, storage="int16", frac=4)
+    assert signed.quantise(np.full((1, 15), np.float32(3e38)), 12).max() == 2047
+    assert signed.quantise(np.full((1, 15), np.float32(0.49999997 / 16)), 12).max() == 0
+
+
+def array_file(header):
+    return b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header
+
+
+@pytest.mark.parametrize(
+    "member",
+    [
+        array_file(b"{'descr': '<i8', 'fortran_order': False, 'shape': (1099511627776,), }".ljust(118)),
+        array_file(b"((((((((((((((((((((".ljust(118)),
+        array_file(b"{'descr': '<i8', 'fortran_order': False, 'shape': (20,), }".ljust(118)) + bytes(161),
+        b"",
+    ],
+)
+def test_absurd_arrays_with_right_checksums(content, tmp_path, member):
+    path = rewrite(content, tmp_path, lambda m: m.update({"arrays/00.bias.npy": member}))
+    with pytest.raises(ProgramFileError):
+        Program.load(path)
+
+
+def test_members_that_belong_to_nothing(content, tmp_path):
+    with pytest.raises(ProgramFileError, match="belong to nothing"):
+        Program.load(rewrite(content, tmp_path, lambda m: m.update({"../evil": b"x"})))
 
 
 def test_failed_write_leaves_the_old_file(tmp_path):

@@ -360,3 +360,10 @@ def test_mixed_precision_takes_the_wider() -> None:
 def test_messages(call: Callable[[], Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def test_projection_of_float32_is_summed_in_float64() -> None:
+    """A large mean under small differences: summed in float32, the mean of 128 entries would lose them."""
+    dense = (1e3 + np.random.default_rng(0).normal(size=(128, 128))).astype(np.float32)
+    exact = cc.project(dense.astype(np.float64), 128)
+    assert np.abs(cc.project(dense, 128) - exact).max() <= np.spacing(np.float32(1e3)) / 2 * 1.01

@@ -101,9 +101,82 @@ def test_zero_weights_compile():
     np.testing.assert_allclose(outputs(program, np.ones((1, 4))), [[1, -1, 0.5, 0]], atol=1e-3)
 
 
-def test_all_zero_output_compiles():
-    program = compile([Linear(weight=np.zeros((1, 1, 4)))], np.zeros((3, 4)))
-    assert not outputs(program, np.ones((2, 4))).any()
+@pytest.mark.parametrize("dtype", [np.uint8, float])
+def test_sample_that_shows_nothing_is_refused(dtype):
+    with pytest.raises(CompileError, match="typical inputs"):
+        compile([Linear(weight=np.ones((1, 1, 4)))], np.zeros((3, 4), dtype))
+
+
+def test_dead_channel_does_not_cost_the_others_their_precision():
+    rng = np.random.default_rng(0)
+    weight, x = rng.normal(size=(5, 4, 4)) / 4, rng.uniform(-1, 1, (400, 16))
+    snr = []
+    for dead in (0.0, -1e3, -1e6, -1e9):
+        shift = rng.normal(size=20) / 4
+        shift[7] = dead
+        layer = Linear(weight=weight, shift=shift, activation="relu")
+        got = outputs(compile([layer], x), x)
+        if dead:
+            assert not got[:, 7].any()
+        rest = np.arange(20) != 7
+        snr.append(snr_db(layer.forward(x)[:, rest], got[:, rest]))
+    assert min(snr) > max(snr) - 2
+    assert min(snr) > 50
+
+
+def test_channel_that_the_common_format_drowns_is_told(caplog):
+    rng = np.random.default_rng(0)
+    scale = np.ones(8)
+    scale[0] = 1e4
+    program = compile([Linear(weight=rng.normal(size=(2, 2, 4)), scale=scale, name="odd")], rng.normal(size=(200, 8)))
+    assert program.metadata["snr_db"][0] > 40
+    assert program.metadata["worst_channel_snr_db"][0] < 10
+    assert "layer 'odd' has a channel with an SNR of only" in caplog.text
+
+
+def test_calibration_follows_the_integers_not_the_float_network():
+    """A first layer that saturates on part of the sample: the second one is fitted to what really arrives."""
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(2000, 8)) * np.where(rng.random((2000, 1)) < 0.002, 40, 1)
+    layers = (
+        Linear(weight=rng.normal(size=(2, 2, 4)), activation="relu"),
+        Linear(weight=rng.normal(size=(2, 2, 4))),
+    )
+    program = compile(layers, x, width=8)
+    first, second = (np.asarray(o) for o in golden.run(program, program.input.quantise(x, 8), every_layer=True))
+    sums = golden.spectral_product(
+        program.layers[1].weights.astype(np.int64), golden.forward_transform(first.reshape(len(first), 2, 4))
+    )
+    peak = np.abs(sums).max() >> program.layers[1].acc_shift
+    assert (1 << 15) <= peak <= (1 << 16) or program.layers[1].acc_shift == 0  # half of the 18 bits' range, by headroom
+    assert np.abs(second).max() > 60
+
+
+def test_output_headroom_for_what_the_sample_did_not_show():
+    x = np.linspace(-0.99, 0.99, 400).reshape(100, 4)
+    program = compile([Linear(weight=np.array([[[1.0, 0, 0, 0]]]))], x)
+    assert program.input.frac == 11  # +-0.99 fits +-1 ...
+    assert program.output.frac == 10  # ... but an output an eighth above the largest has to fit too
+    roomy = compile([Linear(weight=np.array([[[1.0, 0, 0, 0]]]))], 0.8 * x)
+    assert roomy.output.frac == 11
+
+
+@pytest.mark.parametrize(
+    ("x", "message"),
+    [
+        (np.full((3, 4), "a"), "sample of dtype <U1: expected real numbers"),
+        (np.ones((3, 4), complex), "expected real numbers"),
+        (np.full((3, 4), 1e30), "largest magnitude is 1e\\+30"),
+    ],
+)
+def test_samples_of_no_use(x, message):
+    with pytest.raises(CompileError, match=message):
+        compile([Linear(weight=np.ones((1, 1, 4)))], x)
+
+
+def test_weights_of_absurd_size_are_refused():
+    with pytest.raises(CompileError, match="spectral weights reach"):
+        compile([Linear(weight=np.full((1, 1, 4), 1e-300))], np.ones((3, 4)))
 
 
 @pytest.mark.parametrize(
@@ -278,6 +351,97 @@ class TestTorch:
 
         with pytest.raises(CompileError, match="Wild cannot be traced"):
             compile(Wild(), np.ones((4, 8)))
+
+    def test_compiles_what_eval_mode_computes_and_leaves_the_module_alone(self):
+        import torch
+        from torch import nn
+
+        from circ_overlay.nn import BlockCirculantLinear
+
+        class Moody(nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.a, self.drop = BlockCirculantLinear(16, 12, 4), nn.Dropout()
+                self.bn = nn.BatchNorm1d(12)
+
+            def forward(self, x):
+                y = self.bn(self.a(x)) if not self.training else self.a(x)
+                return nn.functional.dropout(self.drop(y), training=self.training)
+
+        module = Moody().train()
+        module.drop.eval()
+        module.bn.running_mean.normal_()
+        module.bn.running_var.fill_(1e-6)  # smaller than eps: the folded scale must contain it
+        before = {k: v.clone() for k, v in module.state_dict().items()}
+        x = np.random.default_rng(0).normal(size=(200, 16)).astype(np.float32)
+        program = compile(module, x)
+        assert (module.training, module.drop.training, module.bn.training) == (True, False, True)
+        assert all(torch.equal(v, before[k]) for k, v in module.state_dict().items())
+        with torch.no_grad():
+            expected = module.eval()(torch.from_numpy(x)).numpy()
+        assert snr_db(expected.astype(float), outputs(program, x)) > 45
+
+    @pytest.mark.parametrize(
+        ("function", "message"),
+        [
+            (lambda t, y: y.div(2, rounding_mode="trunc"), "other than of a tensor and a number"),
+            (lambda t, y: t.div(y, 2, rounding_mode="floor"), "other than of a tensor and a number"),
+            (lambda t, y: 2 / y, "other than of a tensor and a number"),
+            (lambda t, y: y / 0, "A division by 0"),
+            (lambda t, y: t.nn.functional.dropout(y), "A dropout that is active in eval mode"),
+            (lambda t, y: t.flatten(y), "A flatten that joins the batch"),
+            (lambda t, y: t.flatten(y, 0), "A flatten that joins the batch"),
+            (lambda t, y: y + 1, "Operation add at 'add'"),
+        ],
+    )
+    def test_look_alikes_are_refused(self, function, message):
+        import torch
+        from torch import nn
+
+        from circ_overlay.nn import BlockCirculantLinear
+
+        class Net(nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.a = BlockCirculantLinear(8, 8, 4)
+
+            def forward(self, x):
+                return function(torch, self.a(x))
+
+        with pytest.raises(CompileError, match=message):
+            compile(Net(), np.ones((4, 8)))
+
+    def test_numbers_on_either_side_of_a_product(self):
+        from torch import nn
+
+        from circ_overlay.nn import BlockCirculantLinear
+
+        class Net(nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.a = BlockCirculantLinear(16, 8, 4)
+
+            def forward(self, x):
+                return (0.5 * self.a(3 * x)).mul(2).flatten(start_dim=1)
+
+        x = np.random.default_rng(0).normal(size=(200, 16)).astype(np.float32)
+        self.check(Net().eval(), x)
+
+    def test_changed_modules_are_refused(self):
+        from torch import nn
+
+        from circ_overlay.nn import BlockCirculantLinear
+
+        class Doubled(BlockCirculantLinear):
+            def forward(self, x):
+                return 2 * super().forward(x)
+
+        with pytest.raises(CompileError, match="whose forward is not BlockCirculantLinear's"):
+            compile(nn.Sequential(Doubled(8, 8, 4)), np.ones((4, 8)))
+        hooked = nn.Sequential(BlockCirculantLinear(8, 8, 4))
+        hooked[0].register_forward_hook(lambda m, i, o: 2 * o)
+        with pytest.raises(CompileError, match="'0' with forward hooks"):
+            compile(hooked, np.ones((4, 8)))
 
     def test_something_else_is_refused(self):
         with pytest.raises(CompileError, match="a dict was given"):

@@ -85,6 +85,12 @@ def test_inverse_transform_saturates():
     assert x.max() == limits(spec.TIME_BITS)[1]
 
 
+def test_inverse_transform_negates_after_rounding():
+    """Bin 1 of k = 8 alone: its rotations end in exact halves, so the order of negation and rounding shows."""
+    words = np.array([[0, 0], [0, 0], [16384, 0], [0, 0]])
+    assert golden.inverse_transform(words).tolist() == [32768, 23171, 0, -23171, -32768, -23171, 0, 23171]
+
+
 @pytest.mark.parametrize("k", spec.BLOCK_SIZES)
 def test_transforms_are_inverses(k):
     rng = np.random.default_rng(k)

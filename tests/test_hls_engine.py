@@ -30,7 +30,7 @@ from circ_overlay import golden, spec
 from circ_overlay.engines import create_engine, hls
 from circ_overlay.errors import EngineUnavailableError
 from circ_overlay.fixedpoint import limits, round_shift, saturate
-from circ_overlay.program import Program
+from circ_overlay.program import Layer, Port, Program
 
 needs_engine = pytest.mark.skipif(not hls.available(), reason="the C++ engine is not built for this specification")
 WORDS = st.integers(0, 2**64 - 1)
@@ -356,3 +356,34 @@ def test_abi_refuses_short_buffers() -> None:
     assert library.circ_run(*arguments, 5, words.ctypes.data, 6) == -2
     assert library.circ_run(*arguments, 6, words.ctypes.data, 3) == -2
     assert library.circ_create(7, 1, 1, 1, 1) == 0
+
+
+def wide_program(width: int, inputs: int, outputs: int, k: int, value: int) -> Program:
+    """One layer whose every weight is `value`."""
+    grid = (-(-outputs // k), -(-inputs // k), k // 2, 2)
+    layer = Layer(
+        in_features=inputs, out_features=outputs, weights=np.full(grid, value, np.int16),
+        scale=np.full(outputs, 1000, np.int32), bias=np.zeros(outputs, np.int64), acc_shift=29, affine_shift=10,
+        activation=spec.Activation.IDENTITY, out_frac=0,
+    )  # fmt: skip
+    return Program(
+        name="wide", width=width, input=Port(shape=(inputs,), frac=0), output=Port(shape=(outputs,), frac=0),
+        layers=(layer,),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("inputs", "outputs", "k"), [(1400, 13, 4), (65535, 5, 4), (65535, 130, 128)], ids=str
+)
+def test_many_input_blocks_at_their_extremes(inputs: int, outputs: int, k: int) -> None:
+    """Over 256 input blocks; and the most inputs there can be, whose sums need all 48 bits."""
+    program = wide_program(16, inputs, outputs, k, -32768)
+    config = spec.CoreConfig(width=16, map_elements=65536, weight_words=1 << 20)
+    rng = np.random.default_rng(0)
+    x = np.stack([np.full(inputs, -32768), rng.choice([-32768, 32767], inputs), rng.integers(-32768, 32768, inputs)])
+    answers = []
+    for name in ("golden", "hls"):
+        engine = create_engine(name, config)
+        assert engine.load(program.image) == spec.Status.OK
+        answers.append(engine.run(len(x), input_words(program, x.astype("<i2"))))
+    np.testing.assert_array_equal(*answers)

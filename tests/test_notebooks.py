@@ -12,6 +12,8 @@ pytest.importorskip("pynq", reason="the notebooks drive the board through pynq")
 import nbformat
 from nbclient import NotebookClient
 
+from circ_overlay import models
+
 ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 
@@ -52,3 +54,10 @@ def test_shipped_outputs_name_the_board(path):
     assert not [o for c in code for o in c.outputs if o.output_type == "error"]
     assert "EMULATED" in text_of(notebook)
     assert "Where the numbers come from" in notebook.cells[0].source
+
+
+def test_getting_started_shows_the_network_that_is_shipped():
+    text = text_of(nbformat.read(ROOT / "notebooks" / "01_getting_started.ipynb", 4))
+    program = models.load("digits-mlp")
+    assert repr(program) in text
+    assert f"program_id   = {program.program_id:#010x}" in text

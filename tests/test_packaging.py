@@ -4,6 +4,7 @@
 import ast
 import os
 import re
+import shutil
 import subprocess
 import sys
 import sysconfig
@@ -139,7 +140,7 @@ def wheels(tmp_path_factory):
         for name in filter(None, tracked.stdout.split("\0")):
             if (ROOT / name).exists():
                 (source / name).parent.mkdir(parents=True, exist_ok=True)
-                (source / name).write_bytes((ROOT / name).read_bytes())
+                shutil.copy(ROOT / name, source / name, follow_symlinks=False)
         done = subprocess.run(
             [sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "-w", str(folder / kind), "."],
             cwd=source, capture_output=True, text=True, env=environment,
@@ -164,9 +165,7 @@ def test_wheel_holds_what_users_need(wheels):
 
 
 def has_compiler():
-    from shutil import which
-
-    return which((sysconfig.get_config_var("CXX") or "g++").split()[0]) is not None
+    return shutil.which((sysconfig.get_config_var("CXX") or "g++").split()[0]) is not None
 
 
 def test_without_a_compiler_the_golden_engine_serves_and_says_so(wheels, tmp_path):
@@ -185,6 +184,15 @@ def test_without_a_compiler_the_golden_engine_serves_and_says_so(wheels, tmp_pat
     )  # fmt: skip
     assert done.stdout.startswith("golden\n"), done.stderr
     assert "C++17 compiler" in done.stdout
+
+
+def test_links_stand_in_for_the_top_level_folders():
+    """An editable install, which is what make sets up, finds bitstreams and notebooks through these."""
+    for name in ("bitstreams", "notebooks"):
+        assert (PACKAGE / f"_{name}").resolve() == (ROOT / name).resolve()
+    script = "import circ_overlay._notebooks as n, os; print(sorted(os.listdir(list(n.__path__)[0]))[0])"
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True)
+    assert done.stdout.strip() == "01_getting_started.ipynb", done.stderr
 
 
 def test_entry_points_resolve(wheels, tmp_path):

@@ -27,7 +27,7 @@ _ACTIVATION_FUNCTIONS = {
     torch.sigmoid: "sigmoid", nn.functional.sigmoid: "sigmoid", "sigmoid": "sigmoid",
     torch.tanh: "tanh", nn.functional.tanh: "tanh", "tanh": "tanh",
 }  # fmt: skip
-_PASS_FUNCTIONS = {torch.flatten, "flatten", nn.functional.dropout}
+_FLATTENS = {torch.flatten, "flatten"}
 _PASS_MODULES = (nn.Dropout, nn.Identity, nn.Flatten)
 _SUPPORTED = "BlockCirculantLinear, BatchNorm1d, ReLU, Sigmoid, Tanh, Flatten, Dropout, Identity, scaling by a number"
 
@@ -116,12 +116,17 @@ def from_torch(module: nn.Module) -> Network:
             f"a {type(module).__name__} was given; compile takes a Network, a list of Linear or a torch.nn.Module"
         )
     tracer = _Tracer()
+    modes = [(m, m.training) for m in module.modules()]
+    module.eval()
     try:
         graph = tracer.trace(module)
     except Exception as error:  # tracing runs the user's code, which may raise anything
         raise CompileError(
             f"{type(module).__name__} cannot be traced ({error}); its forward must not depend on the data"
         ) from error
+    finally:
+        for m, training in modes:
+            m.training = training
     modules = dict(module.named_modules())
     chain, value = _Chain(), None
     for node in graph.nodes:
@@ -155,17 +160,36 @@ def _fold(chain: _Chain, node: fx.Node, modules: dict[str, nn.Module]) -> None:
     elif node.target in _ACTIVATION_FUNCTIONS:
         chain.activation(node, _ACTIVATION_FUNCTIONS[node.target])
     elif node.target in (operator.mul, torch.mul, operator.truediv, torch.div, "mul", "div"):
-        factor = next((a for a in node.args if isinstance(a, (int, float))), None)
-        if factor is None or not isinstance(node.args[0], fx.Node):
-            _refuse(node, "A product of tensors", f"supported are {_SUPPORTED}")
-        divide = "div" in str(getattr(node.target, "__name__", node.target))
-        chain.affine(node, np.array([1 / factor if divide else factor]), np.zeros(1))
-    elif node.target not in _PASS_FUNCTIONS:
+        chain.affine(node, np.array([_factor(node)]), np.zeros(1))
+    elif node.target in _FLATTENS:
+        if node.kwargs.get("start_dim", (*node.args, 0)[1]) != 1:
+            _refuse(node, "A flatten that joins the batch", "use flatten(x, 1)")
+    elif node.target is nn.functional.dropout:
+        if node.kwargs.get("training", (*node.args, 0.5, True)[2]):
+            _refuse(node, "A dropout that is active in eval mode", "pass training=self.training, or use nn.Dropout")
+    else:
         _refuse(node, f"Operation {getattr(node.target, '__name__', node.target)}", f"supported are {_SUPPORTED}")
+
+
+def _factor(node: fx.Node) -> float:
+    """The number that a multiplication or division amounts to."""
+    divide = "div" in str(getattr(node.target, "__name__", node.target))
+    numbers = [a for a in node.args if isinstance(a, (int, float))]
+    swapped = not isinstance(node.args[0], fx.Node)
+    if len(numbers) != 1 or node.kwargs or (divide and swapped):
+        _refuse(node, "A product or quotient other than of a tensor and a number", f"supported are {_SUPPORTED}")
+    if divide and numbers[0] == 0:
+        _refuse(node, "A division by 0", "divide by another number")
+    return 1 / numbers[0] if divide else float(numbers[0])
 
 
 def _fold_module(chain: _Chain, node: fx.Node, m: nn.Module) -> None:
     name = str(node.target)
+    own = next((c for c in (BlockCirculantLinear, nn.BatchNorm1d, *_PASS_MODULES) if isinstance(m, c)), None)
+    if own is not None and type(m).forward is not own.forward:
+        _refuse(node, f"Module {name!r}, whose forward is not {own.__name__}'s,", "make the change a module of its own")
+    if m._forward_hooks or m._forward_pre_hooks:
+        _refuse(node, f"Module {name!r} with forward hooks", "remove them: the core runs none")
     if isinstance(m, BlockCirculantLinear):
         chain.linear(m, name)
     elif isinstance(m, nn.BatchNorm1d):

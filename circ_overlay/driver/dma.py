@@ -90,7 +90,8 @@ class DmaPair:
             if poll.expired():
                 core = describe()
                 raise CoreTimeoutError(
-                    f"no end after {timeout:g} s. {self.describe()}. {core}. Likely cause: {self._cause(core)}"
+                    f"no end after {timeout:g} s. {self.describe()}. {core}. "
+                    f"Likely cause: {self._cause(core, names)}"
                 )
         for name in names:
             channel, base = self._channels[name]
@@ -112,7 +113,7 @@ class DmaPair:
             idle = idle and bool(status & _IDLE)
         return idle
 
-    def _cause(self, core: str) -> str:
+    def _cause(self, core: str, names: tuple[str, ...]) -> str:
         status = {name: int(self._dma.read(base + _STATUS)) for name, (_, base) in self._channels.items()}
         if any(value & _HALTED for value in status.values()):
             return "a channel is halted: the overlay was downloaded again or the DMA reset behind the driver"
@@ -123,14 +124,14 @@ class DmaPair:
                 "the core does not take its input: nothing takes its output, it is stalled, "
                 "or the overlay's clock is stopped"
             )
-        if not status["S2MM"] & _IDLE:
+        if "S2MM" in names and not status["S2MM"] & _IDLE:
             return (
                 "all input was sent and the core still computes or waits for more: fewer bytes than the batch "
                 "needs reached it, or the limit is too short for this network"
                 if "core busy" in core
                 else "the core has ended without closing its output packet (TLAST)"
             )
-        return "both channels are idle and the core is not: its clock may be stopped, or the limit too short"
+        return "all data were moved and the core has not ended: its clock may be stopped, or the limit too short"
 
     def describe(self) -> str:
         """Both channels' DMASR, bytes asked and moved, in one line."""

@@ -8,6 +8,8 @@ the host fills one pair while the core works on the other.
 from __future__ import annotations
 
 import logging
+import threading
+import weakref
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -16,14 +18,23 @@ from numpy.typing import NDArray
 from pynq import allocate
 
 from .. import spec
-from ..errors import BoardError, CircOverlayError, CoreError
+from ..errors import BoardError, CoreError
 from ..program import Port, Program
 from .core import CirculantCore
 from .dma import DmaPair
 
-__all__ = ["Hardware"]
+__all__ = ["Hardware", "device_lock"]
 
 _log = logging.getLogger(__name__)
+_locks: weakref.WeakKeyDictionary[Any, threading.Lock] = weakref.WeakKeyDictionary()
+
+
+def device_lock(device: Any) -> threading.Lock:
+    """The lock that is held while a batch is under way on `device`, or its fabric is being configured.
+
+    It lets several overlays on one device take turns batch by batch.
+    """
+    return _locks.setdefault(device, threading.Lock())
 
 
 class Pair(NamedTuple):
@@ -42,6 +53,7 @@ class Hardware:
     device : the pynq device to allocate on
     config : of the core
     is_loaded : tells whether the fabric still holds the overlay
+    clock_hz : the core's clock now
     buffer_bytes : of each buffer
     timeout : seconds for any one wait
     """
@@ -53,12 +65,15 @@ class Hardware:
         device: Any,
         config: spec.CoreConfig,
         is_loaded: Callable[[], bool],
+        clock_hz: Callable[[], float],
         *,
         buffer_bytes: int,
         timeout: float,
     ) -> None:
         self.core, self.config, self.timeout = core, config, timeout
-        self._is_loaded = is_loaded
+        self._is_loaded, self.clock_hz = is_loaded, clock_hz
+        self._lock = device_lock(device)
+        self.held = False
         self._dma = DmaPair(dma)
         # An image must fit in one transfer, because its TLAST ends it.
         largest_image = 8 * (
@@ -68,14 +83,25 @@ class Hardware:
             + -(-config.weight_words // 2)
         )
         self.buffer_bytes = min(buffer_bytes & ~7, self._dma.max_bytes)
-        if self.buffer_bytes < largest_image <= self._dma.max_bytes:
-            self.buffer_bytes = largest_image
+        if self.buffer_bytes < largest_image:
+            self.buffer_bytes = min(largest_image, self._dma.max_bytes)
         self._pairs = tuple(
             Pair(*(allocate(self.buffer_bytes, np.uint8, target=device) for _ in range(2))) for _ in range(2)
         )
         self._loaded: Program | None = None
         self._broken = ""
-        self.reset()
+        with self._lock:
+            self.reset()
+
+    def acquire(self) -> None:
+        """Wait until no other overlay has a batch under way on this device."""
+        self._lock.acquire()
+        self.held = True
+
+    def release(self) -> None:
+        """Let other overlays on this device have their turn."""
+        self.held = False
+        self._lock.release()
 
     def reset(self) -> None:
         """Bring DMA and core to their initial state; no program is on chip afterwards."""
@@ -89,8 +115,8 @@ class Hardware:
             return  # these registers are another overlay's now
         try:
             self.reset()
-        except CircOverlayError as error:
-            self._broken = str(error)
+        except Exception as error:
+            self._broken = str(error) or repr(error)
             _log.error("the overlay could not be reset: %s", error)
 
     def close(self) -> None:
@@ -117,7 +143,8 @@ class Hardware:
         The image goes through the input buffer of the *other* parity: that of `parity` holds packed samples.
         """
         self._check_usable()
-        if self._loaded is program:
+        # The register is asked too: a second driver on the same fabric may have loaded its own program.
+        if self._loaded is program and self.core.register("program_id") == program.program_id:
             return 0
         self._loaded = None
         image = program.image.astype("<u8").view(np.uint8)
@@ -138,16 +165,22 @@ class Hardware:
 
     def start(self, program: Program, parity: int, images: int) -> None:
         """Run the batch packed in the buffers of `parity`; the program must be loaded."""
-        self._check_usable()
         pair = self._pairs[parity]
         # The receiver first: a core that finds no receiver would stall its pipeline.
         self._dma.receive(pair.output, 8 * images * program.output.beats)
         self.core.start(spec.Command.RUN, images)
         self._dma.send(pair.input, 8 * images * program.input.beats)
 
-    def finish(self) -> None:
-        """Wait for the batch that was started."""
+    def finish(self, program: Program, images: int) -> None:
+        """Wait for the batch that was started, and make sure that the idle core seen is the one that ran it."""
         self._dma.wait(("MM2S", "S2MM"), self.timeout, self.core.done, self.core.describe)
+        self._check_usable()
+        ran = self.core.register("images"), self.core.register("program_id")
+        if ran != (images, program.program_id):
+            raise CoreError(
+                f"the core reports {ran[0]} images of program {ran[1]:08x} where {images} of "
+                f"{program.program_id:08x} were run: it was reset or used behind the driver"
+            )
 
     def _check_usable(self) -> None:
         if self._broken:

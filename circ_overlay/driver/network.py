@@ -5,7 +5,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from concurrent.futures import Future
+from concurrent.futures import CancelledError, Future, InvalidStateError
+from contextlib import suppress
 from types import TracebackType
 from typing import Any
 
@@ -14,7 +15,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from ..errors import BoardError
 from ..program import Program
-from .scheduler import Job, Scheduler
+from .job import Job
+from .scheduler import Scheduler
 from .statistics import Statistics
 
 __all__ = ["Network"]
@@ -33,10 +35,13 @@ class Network:
     statistics : totals so far
     """
 
-    def __init__(self, program: Program, scheduler: Scheduler, statistics: Statistics, batch_size: int) -> None:
+    def __init__(
+        self, program: Program, overlay: object, scheduler: Scheduler, statistics: Statistics, batch_size: int
+    ) -> None:
         self.program = program
         self.batch_size = batch_size
         self.statistics = statistics
+        self._overlay = overlay  # kept alive as long as one of its networks is
         self._scheduler = scheduler
         self._closed = False
 
@@ -62,7 +67,15 @@ class Network:
         CoreTimeoutError, DmaError, CoreError
             The hardware failed; it has been reset and can be used again.
         """
-        return self.submit(x, raw=raw, progress=progress).result()
+        self._scheduler.refuse_own_thread("predict")
+        future = self.submit(x, raw=raw, progress=progress)
+        try:
+            return future.result()
+        except BaseException:
+            # A caller who is interrupted wants no more of it; the batch under way ends, the rest is dropped.
+            with suppress(InvalidStateError):
+                future.set_exception(CancelledError())
+            raise
 
     def submit(
         self, x: ArrayLike, *, raw: bool = False, progress: Callable[[int], None] | None = None

@@ -5,22 +5,24 @@ from __future__ import annotations
 
 import json
 import logging
+import operator
 import os
+import weakref
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, NoReturn
 
 import pynq
 from pynq.ps import Clocks
 
-from .. import spec
+from .. import models, spec
 from ..bitstreams import find_bitstream
 from ..emulator import ensure_device
-from ..errors import BoardError, IncompatibleError
+from ..errors import BoardError, CircOverlayError, IncompatibleError
 from ..image import instructions
 from ..program import Program
 from .core import CirculantCore
-from .hardware import Hardware
+from .hardware import Hardware, device_lock
 from .network import Network
 from .scheduler import Scheduler
 from .statistics import Statistics
@@ -63,6 +65,8 @@ class CirculantOverlay(pynq.Overlay):  # type: ignore[misc]
         device: Any = None,
     ) -> None:
         self._scheduler: Scheduler | None = None
+        if timeout is not None and not 0 < timeout < float("inf"):
+            raise ValueError(f"timeout={timeout}: a wait's limit is a number of seconds above 0")
         if buffer_bytes < 4096:
             raise ValueError(f"buffer_bytes={buffer_bytes}: a DMA buffer needs at least 4096 bytes")
         device = device or ensure_device()
@@ -70,27 +74,57 @@ class CirculantOverlay(pynq.Overlay):  # type: ignore[misc]
         path = Path(bitfile) if bitfile is not None else find_bitstream(device.name, emulated=self.emulated)
         if path.exists() and not path.with_suffix(".hwh").exists():
             raise BoardError(f"there is no {path.with_suffix('.hwh').name} beside {path}: both files are needed")
-        super().__init__(str(path), download=download, device=device)
+        with device_lock(device):
+            self._open(path, download, device)
         self.core_driver, dma = self._find_ip()
         self.config = self.core_driver.identify()
         self.identity = self._read_identity(path)
         limit = timeout if timeout is not None else 120.0 if self.emulated else 10.0
+        this = weakref.ref(self)  # what the scheduler's thread holds must not keep the overlay alive
+
+        def is_loaded() -> bool:
+            overlay = this()
+            return overlay is not None and bool(overlay.is_loaded())
+
         self._hardware = Hardware(
-            self.core_driver, dma, device, self.config, self.is_loaded, buffer_bytes=buffer_bytes, timeout=limit
+            self.core_driver,
+            dma,
+            device,
+            self.config,
+            is_loaded,
+            lambda: _clock_hz(device),
+            buffer_bytes=buffer_bytes,
+            timeout=limit,
         )
         self._scheduler = Scheduler(self._hardware)
+        # An overlay that is dropped without close(), as when a notebook's cell runs again, gives its buffers back.
+        weakref.finalize(self, self._scheduler.close, wait=False)
         _log.info("%s", self.describe())
+
+    def _open(self, path: Path, download: bool, device: Any) -> None:
+        """What pynq does with the two files; its errors on damaged ones are of every kind."""
+        try:
+            super().__init__(str(path), download=download, device=device)
+        except (CircOverlayError, OSError):
+            raise
+        except Exception as error:
+            raise IncompatibleError(
+                f"pynq cannot open {path} with its .hwh ({type(error).__name__}: {error}); "
+                "are both whole, and for this board?"
+            ) from error
 
     def download(self, dtbo: str | None = None) -> None:
         """Configure the fabric (again); batches under way finish first, programs are loaded anew."""
         if self._scheduler is None:
             super().download(dtbo)
             return
+        self._scheduler.refuse_own_thread("download")
 
         def download_and_reset() -> None:
-            pynq.Overlay.download(self, dtbo)
-            self.core_driver.identify()
-            self._hardware.reset()
+            with device_lock(self.device):
+                pynq.Overlay.download(self, dtbo)
+                self.core_driver.identify()
+                self._hardware.reset()
 
         self._scheduler.exclusively(download_and_reset).result()
 
@@ -112,7 +146,10 @@ class CirculantOverlay(pynq.Overlay):  # type: ignore[misc]
         sidecar = path.with_suffix(".json")
         if not sidecar.exists():
             return {"emulated": self.emulated, "note": f"no {sidecar.name} beside the bitstream"}
-        identity: dict[str, Any] = json.loads(sidecar.read_text(encoding="utf-8"))
+        try:
+            identity: dict[str, Any] = dict(json.loads(sidecar.read_text(encoding="utf-8")))
+        except (ValueError, TypeError) as error:
+            raise IncompatibleError(f"{sidecar} is damaged ({error}); fetch all of {path.stem}.* again") from error
         if identity.get("spec_hash") != spec.SPEC_HASH:
             raise IncompatibleError(
                 f"{sidecar} names specification {str(identity.get('spec_hash'))[:12]}, the core has "
@@ -125,7 +162,7 @@ class CirculantOverlay(pynq.Overlay):  # type: ignore[misc]
 
         Parameters
         ----------
-        program : a Program, or the path of a ``.circ`` file
+        program : a Program, the path of a ``.circ`` file, or the name of a network of the zoo
         batch_size : largest number of samples in one transfer; None: up to 1024, as the buffers allow
 
         Raises
@@ -138,8 +175,14 @@ class CirculantOverlay(pynq.Overlay):  # type: ignore[misc]
         if self._scheduler is None:
             raise BoardError("the overlay is closed; open it again with CirculantOverlay()")
         if not isinstance(program, Program):
-            program = Program.load(program)
+            known = str(program) in models.MODELS and not Path(program).exists()
+            program = models.load(str(program)) if known else Program.load(program)
         check_fits(program, self.config)
+        if 8 * len(program.image) > self._hardware.buffer_bytes:
+            raise IncompatibleError(
+                f"the image of {program.name} has {8 * len(program.image)} bytes and must travel as one packet, "
+                f"but this design's DMA moves at most {self._hardware.buffer_bytes}: its c_sg_length_width is too small"
+            )
         limit = self._hardware.batch_limit(program)
         if not limit:
             raise IncompatibleError(
@@ -147,19 +190,21 @@ class CirculantOverlay(pynq.Overlay):  # type: ignore[misc]
                 f"{8 * program.output.beats} out, a buffer holds {self._hardware.buffer_bytes}; "
                 "open the overlay with larger buffer_bytes"
             )
+        if batch_size is not None:
+            batch_size = operator.index(batch_size)
         if batch_size is not None and not 1 <= batch_size <= limit:
             raise ValueError(f"batch_size={batch_size}: the buffers allow 1..{limit} for {program.name}")
         statistics = Statistics(
             layers=len(program.layers),
             cycles_provenance=getattr(self.device, "cycle_provenance", "measured"),
-            clock_hz=self.clock_mhz * 1e6,
+            clock_hz=_clock_hz(self.device),
         )
-        return Network(program, self._scheduler, statistics, batch_size or min(limit, MAX_BATCH))
+        return Network(program, self, self._scheduler, statistics, batch_size or min(limit, MAX_BATCH))
 
     @property
     def clock_mhz(self) -> float:
         """Frequency of the core's clock as the board's clock registers have it, MHz."""
-        return float(Clocks.fclk0_mhz)
+        return _clock_hz(self.device) / 1e6
 
     def describe(self) -> str:
         """Board, core and clock in one line; says so if the board is emulated."""
@@ -172,12 +217,19 @@ class CirculantOverlay(pynq.Overlay):  # type: ignore[misc]
             f"{c.lanes} lanes, {c.samples} samples/cycle, {self.clock_mhz:g} MHz{built}"
         )
 
-    def close(self) -> None:
-        """Finish what is queued, end the scheduler, free the buffers. The fabric stays configured."""
-        scheduler, self._scheduler = self._scheduler, None
-        if scheduler is not None:
-            scheduler.close()
+    def close(self, *, cancel: bool = False) -> None:
+        """Finish what is queued, end the scheduler, free the buffers. The fabric stays configured.
+
+        With `cancel` only the batch under way is finished; the futures of the rest raise CancelledError.
+        """
+        if self._scheduler is not None:
+            self._scheduler.refuse_own_thread("close")
+            self._scheduler.close(cancel=cancel)
             self._hardware.close()
+            self._scheduler = None
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("an overlay cannot be copied or pickled: it owns hardware of this process")
 
     def __enter__(self) -> CirculantOverlay:
         return self
@@ -185,10 +237,20 @@ class CirculantOverlay(pynq.Overlay):  # type: ignore[misc]
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.close()
+        self.close(cancel=error is not None)
 
     def __repr__(self) -> str:
         return f"<CirculantOverlay {self.describe()}>"
+
+
+_clocks: weakref.WeakKeyDictionary[Any, float] = weakref.WeakKeyDictionary()
+
+
+def _clock_hz(device: Any) -> float:
+    """The fabric's clock. pynq's Clocks speak for the active device alone, so others keep the last value seen."""
+    if device not in _clocks or pynq.Device.active_device is device:
+        _clocks[device] = float(Clocks.fclk0_mhz) * 1e6
+    return _clocks[device]
 
 
 def check_fits(program: Program, config: spec.CoreConfig) -> None:

@@ -16,11 +16,13 @@ class Poll:
 
     Parameters
     ----------
-    timeout : seconds until :meth:`expired` turns true.
+    timeout : seconds until :meth:`expired` turns true. It does so only after one more look than fits in, so
+        that a process that was stopped for longer than the limit still sees what came meanwhile.
     """
 
     def __init__(self, timeout: float) -> None:
         self._deadline = time.monotonic() + timeout
+        self._late = False
         self._looks = 0
         self._pause = _FIRST_PAUSE
 
@@ -30,4 +32,5 @@ class Poll:
         if self._looks > _SPINS:
             time.sleep(self._pause)
             self._pause = min(2 * self._pause, _LAST_PAUSE)
-        return time.monotonic() > self._deadline
+        late, self._late = self._late, time.monotonic() > self._deadline
+        return late

@@ -2,87 +2,28 @@
 """Batch scheduler: one thread owns the hardware and keeps it busy with the jobs of all networks and threads.
 
 A job is cut into batches that fit the buffers. While the core works on one batch, the next one is packed,
-from the same job or from the one behind it, whichever network that belongs to.
+from the same job or from the one behind it, whichever network that belongs to. Whatever happens to the
+thread, no future is left without an end.
 """
 
 from __future__ import annotations
 
+import os
 import queue
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import Future
+from concurrent.futures import CancelledError, Future
 from contextlib import suppress
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import BoardError, CircOverlayError
-from ..program import Program
+from ..errors import BoardError
 from .hardware import Hardware
-from .statistics import Statistics
+from .job import Batch, Exclusive, Job
 
-__all__ = ["Job", "Scheduler"]
-
-
-class Job:
-    """Samples of one call, and the future of their results.
-
-    Parameters
-    ----------
-    program : the network
-    x : (n, features) samples, real-valued or already stream elements
-    statistics : where to count; may be shared by jobs
-    batch : largest batch to use
-    finish : makes the result out of the (n, features) int16 outputs
-    progress : called with the number of samples that have come back, from the scheduler's thread
-    """
-
-    def __init__(
-        self,
-        program: Program,
-        x: NDArray[Any],
-        statistics: Statistics,
-        batch: int,
-        finish: Callable[[NDArray[np.int16]], NDArray[Any]],
-        progress: Callable[[int], None] | None,
-    ) -> None:
-        self.program, self.x, self.statistics = program, x, statistics
-        self.batch, self.finish, self.progress = batch, finish, progress
-        self.future: Future[NDArray[Any]] = Future()
-        self.outputs = np.empty((len(x), program.output.features), program.output.dtype)
-        self.packed = 0  # samples handed to the hardware so far
-        self.returned = 0
-
-    def fail(self, error: BaseException) -> None:
-        """End the job with an error; what is left of it is not run."""
-        self.packed = len(self.x)
-        if not self.future.done():
-            self.future.set_exception(error)
-
-
-class _Exclusive:
-    """A function to call while the hardware is idle, and the future of its end."""
-
-    def __init__(self, function: Callable[[], None]) -> None:
-        self.function = function
-        self.future: Future[None] = Future()
-
-    def run(self) -> None:
-        try:
-            self.function()
-        except BaseException as error:
-            self.future.set_exception(error)
-        else:
-            self.future.set_result(None)
-
-
-class _Batch:
-    """`images` samples of a job from `start` on, in the buffers of `parity`."""
-
-    def __init__(self, job: Job, start: int, images: int, parity: int) -> None:
-        self.job, self.start, self.images, self.parity = job, start, images, parity
+__all__ = ["Scheduler"]
 
 
 class Scheduler:
@@ -90,12 +31,14 @@ class Scheduler:
 
     def __init__(self, hardware: Hardware) -> None:
         self._hardware = hardware
-        self._jobs: queue.SimpleQueue[Job | _Exclusive | None] = queue.SimpleQueue()
-        self._deferred: _Exclusive | None = None
+        self._jobs: queue.SimpleQueue[Job | Exclusive | None] = queue.SimpleQueue()
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
-        self._closed = False
+        self._process = os.getpid()
+        self._closed = ""  # why no more jobs are taken
+        self._cancelling = False
         self._current: Job | None = None
+        self._deferred: Exclusive | None = None
         self._parity = 0
 
     def submit(self, job: Job) -> Future[NDArray[Any]]:
@@ -104,37 +47,64 @@ class Scheduler:
         Raises
         ------
         BoardError
-            The overlay has been closed.
+            The overlay has been closed, or belongs to the process that this one was forked from.
         """
         self._put(job)
         return job.future
 
     def exclusively(self, function: Callable[[], None]) -> Future[None]:
         """Call `function` after all queued jobs, on the scheduler's thread, with nothing running in the core."""
-        task = _Exclusive(function)
+        task = Exclusive(function)
         self._put(task)
         return task.future
 
-    def _put(self, item: Job | _Exclusive) -> None:
+    def refuse_own_thread(self, what: str) -> None:
+        """Raise BoardError if called from the scheduler's thread, which would then wait for itself."""
+        if threading.current_thread() is self._thread:
+            raise BoardError(
+                f"{what} was called from a callback of this overlay, which runs on the thread that it would wait "
+                "for; call it from another thread, or use submit()"
+            )
+
+    def close(self, wait: bool = True, cancel: bool = False) -> None:
+        """Finish the queued jobs, or with `cancel` drop all but the batch under way, and end the thread.
+
+        With `wait`, return only when the thread has ended; may be called again if that was interrupted.
+        """
+        with self._lock:
+            self._closed = self._closed or "the overlay is closed; open it again with CirculantOverlay()"
+            self._cancelling = self._cancelling or cancel
+            thread = self._thread
+        if thread is not None and self._process == os.getpid():
+            self._jobs.put(None)
+            if wait:
+                thread.join()
+
+    def _put(self, item: Job | Exclusive) -> None:
+        if self._process != os.getpid():
+            raise BoardError("this overlay belongs to the parent process; open one in this process")
         with self._lock:
             if self._closed:
-                raise BoardError("the overlay is closed; open it again with CirculantOverlay()")
+                raise BoardError(self._closed)
             if self._thread is None:
                 self._thread = threading.Thread(target=self._serve, name="circ-overlay", daemon=True)
                 self._thread.start()
             self._jobs.put(item)
 
-    def close(self) -> None:
-        """Finish the queued jobs and end the thread."""
-        with self._lock:
-            self._closed = True
-            thread, self._thread = self._thread, None
-        if thread is not None:
-            self._jobs.put(None)
-            thread.join()
-
     def _serve(self) -> None:
-        flying: _Batch | None = None
+        try:
+            self._loop()
+        except BaseException as error:
+            with self._lock:
+                self._closed = f"the overlay's scheduler has failed ({error!r}); open the overlay again"
+            if self._hardware.held:  # a batch is under way, for nobody
+                self._hardware.recover()
+                self._hardware.release()
+        finally:
+            self._abandon_rest()
+
+    def _loop(self) -> None:
+        flying: Batch | None = None
         while True:
             batch = self._next(wait=flying is None)
             if batch is None and flying is None:
@@ -144,10 +114,24 @@ class Scheduler:
             if landed is not None:
                 self._unpack(landed)
 
-    def _next(self, wait: bool) -> _Batch | None:
+    def _abandon_rest(self) -> None:
+        """End every job that is still there; the thread is about to."""
+        with self._lock:
+            error = BoardError(self._closed or "the overlay is closed")
+        if self._current is not None:
+            self._current.fail(error)
+        with suppress(queue.Empty):
+            while True:
+                item = self._jobs.get_nowait()
+                if item is not None:
+                    item.fail(error)
+
+    def _next(self, wait: bool) -> Batch | None:
         """The next batch, packed; None if there is none now or, after waiting, never again."""
         while True:
-            if self._current is None or self._current.packed >= len(self._current.x):
+            if self._cancelling and self._current is not None:
+                self._current.fail(CancelledError())
+            if self._current is None or self._current.exhausted:
                 self._current = None  # a finished job's samples are not kept while waiting
                 if not self._take(wait):
                     return None
@@ -166,18 +150,18 @@ class Scheduler:
         if item is None:
             self._jobs.put(None)  # for the next look, should a batch still be flying
             return False
-        if isinstance(item, _Exclusive):
+        if isinstance(item, Exclusive):
             self._deferred = item
             return wait  # if a batch is flying, it has to land first
         if item.future.set_running_or_notify_cancel():
             self._current = item
             if not len(item.x):
-                self._complete(item)
+                item.complete()
         return True
 
-    def _pack(self, job: Job) -> _Batch | None:
+    def _pack(self, job: Job) -> Batch | None:
         images = min(job.batch, len(job.x) - job.packed)
-        batch = _Batch(job, job.packed, images, self._parity)
+        batch = Batch(job, job.packed, images, self._parity)
         began = time.perf_counter()
         try:
             view = self._hardware.input_view(batch.parity, job.program.input, images)
@@ -191,44 +175,49 @@ class Scheduler:
         self._parity ^= 1
         return batch
 
-    def _launch(self, batch: _Batch) -> bool:
+    def _launch(self, batch: Batch) -> bool:
+        """Start a batch; True if the hardware is ours and at work on it."""
         job = batch.job
-        if job.future.done():  # an earlier batch of this job has failed
+        if job.future.done():  # an earlier batch of this job has failed, or its caller has gone
             return False
         began = time.perf_counter()
+        self._hardware.acquire()
         try:
             loaded = self._hardware.load(job.program, batch.parity)
             job.statistics.program_loads += bool(loaded)
             job.statistics.program_bytes += loaded
             self._hardware.start(job.program, batch.parity, batch.images)
-        except Exception as error:
+        except BaseException as error:
             self._failed(job, error)
             return False
         finally:
             job.statistics.wait_s += time.perf_counter() - began
         return True
 
-    def _land(self, batch: _Batch) -> bool:
+    def _land(self, batch: Batch) -> bool:
+        """Wait for a batch; True if its results are in the buffer."""
         job = batch.job
         began = time.perf_counter()
         try:
-            self._hardware.finish()
+            self._hardware.finish(job.program, batch.images)
             core = self._hardware.core
             job.statistics.add(
                 images=batch.images,
                 cycles=core.cycles(),
+                clock_hz=self._hardware.clock_hz(),
                 layer_cycles=core.layer_cycles(len(job.program.layers)),
                 bytes_in=8 * batch.images * job.program.input.beats,
                 bytes_out=8 * batch.images * job.program.output.beats,
             )
-        except Exception as error:
+        except BaseException as error:
             self._failed(job, error)
             return False
         finally:
             job.statistics.wait_s += time.perf_counter() - began
+        self._hardware.release()
         return True
 
-    def _unpack(self, batch: _Batch) -> None:
+    def _unpack(self, batch: Batch) -> None:
         job = batch.job
         if job.future.done():
             return
@@ -238,20 +227,15 @@ class Scheduler:
         job.returned += batch.images
         job.statistics.unpack_s += time.perf_counter() - began
         if job.progress is not None:
-            with suppress(Exception):  # a broken progress bar must not cost the results
+            with suppress(BaseException):  # whatever a progress bar does must not cost the results
                 job.progress(job.returned)
         if job.returned == len(job.x):
-            self._complete(job)
+            job.complete()
 
-    def _complete(self, job: Job) -> None:
-        try:
-            job.future.set_result(job.finish(job.outputs))
-        except Exception as error:
-            job.fail(error)
-
-    def _failed(self, job: Job, error: Exception) -> None:
+    def _failed(self, job: Job, error: BaseException) -> None:
         job.statistics.failures += 1
-        self._hardware.recover()
-        if not isinstance(error, CircOverlayError):
-            error = BoardError(f"{type(error).__name__} from the board: {error}")
-        job.fail(error)
+        try:
+            self._hardware.recover()
+        finally:
+            self._hardware.release()
+            job.fail(error)

@@ -19,9 +19,10 @@ class Statistics:
     program_loads, program_bytes : times the program was streamed into the core, and what that moved.
     pack_s, wait_s, unpack_s : host seconds; waiting overlaps with packing the next batch.
     cycles : clock cycles of all runs, from the core's counters.
+    device_s : seconds in the core: each batch's cycles over the clock it ran at, never the emulator's own time.
     layer_cycles : the same for each layer.
     cycles_provenance : "measured" on a board, "simulated" by RTL, "modelled" by the cycle model.
-    clock_hz : of the core.
+    clock_hz : of the core, as it was in the last batch.
     """
 
     layers: int
@@ -38,26 +39,33 @@ class Statistics:
     wait_s: float = 0.0
     unpack_s: float = 0.0
     cycles: int = 0
+    device_s: float = 0.0
     layer_cycles: list[int] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.layer_cycles = self.layer_cycles or [0] * self.layers
 
     @property
-    def device_s(self) -> float:
-        """Seconds in the core: cycles over clock, never the emulator's own time."""
-        return self.cycles / self.clock_hz
-
-    @property
     def cycles_per_image(self) -> float:
         """Mean clock cycles of an image; 0 before the first."""
         return self.cycles / self.images if self.images else 0.0
 
-    def add(self, *, images: int, cycles: int, layer_cycles: list[int], bytes_in: int, bytes_out: int) -> None:
+    def add(
+        self,
+        *,
+        images: int,
+        cycles: int,
+        clock_hz: float,
+        layer_cycles: list[int],
+        bytes_in: int,
+        bytes_out: int,
+    ) -> None:
         """Count one finished batch."""
         self.images += images
         self.batches += 1
         self.bytes_in += bytes_in
         self.bytes_out += bytes_out
         self.cycles += cycles
+        self.clock_hz = clock_hz
+        self.device_s += cycles / clock_hz
         self.layer_cycles = [a + b for a, b in zip(self.layer_cycles, layer_cycles)]

@@ -35,7 +35,7 @@ def _probe() -> ModuleType:
 def install(
     board: str = "Pynq-Z2", *, strict_cache: bool = False, engine: str | None = None
 ) -> EmulatedDevice:
-    """Make an emulated board pynq's active device. Asking again for the same board returns the same device.
+    """Make an emulated board pynq's active device. Asking again with the same arguments returns the same device.
 
     Parameters
     ----------

@@ -126,10 +126,6 @@ class Bus:
         self._regions = sorted([*self._regions, new], key=lambda r: r.base)
         self._bases = [r.base for r in self._regions]
 
-    def clear(self) -> None:
-        """Unmap everything."""
-        self._regions, self._bases, self._last = [], [], None
-
     def find(self, address: int) -> Region:
         """The region that decodes `address`.
 

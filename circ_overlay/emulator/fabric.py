@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import TypeVar
 
@@ -28,6 +27,7 @@ from .errors import EmulationDeadlockError, EmulationError
 from .faults import Fault, FaultSet
 from .intc import AxiIntc
 from .streams import Loopback
+from .worker import Worker
 
 __all__ = ["Counters", "Design", "Fabric", "Ip"]
 
@@ -60,12 +60,13 @@ class Fabric:
         self.slcr = slcr.Slcr(board)
         self.bus = Bus()
         self.lock = threading.RLock()
-        self.deadlock_polls = 200_000
+        self.deadlock_polls = 1_000_000
         self.on_interrupt: Callable[[int, bool], None] = lambda line, level: None
         self._cycle_model = cycle_model
         self._faults = FaultSet()
         self._changed = threading.Condition(self.lock)
-        self._thread = ThreadPoolExecutor(1, "emulated fabric")
+        self._worker = Worker()
+        self._engine_maker: Callable[[], Engine] | None = None
         self._jobs = 0
         self._epoch = 0  # raised by resets, so that results of a core that is no more are dropped
         self._failure: BaseException | None = None
@@ -87,26 +88,33 @@ class Fabric:
             # First what can fail, so that a failure leaves the old design in place.
             cores = [ip for ip in design.ips if ip.vlnv == spec.CORE_VLNV]
             made = engine() if cores and engine else None
+            self._memory_map((ip, Storage(ip.name)) for ip in design.ips)
             for line in self._design.lines.values():
                 self.on_interrupt(line, False)
-            self._epoch += 1
-            self._failure = None
+            self._stop_work()
+            self._engine_maker = engine
             self._polls = 0
             self._reads = self._writes = 0
-            self.bus.clear()
-            self.bus.map(self.ddr.base, self.ddr.size, self.ddr)
-            self.bus.map(slcr.BASE, slcr.SIZE, self.slcr)
             self._design = design
             self.dma: AxiDma | None = None
             self.core: CircCore | None = None
             self._intcs: dict[str, AxiIntc] = {}
             self._loopback: Loopback | None = None
             # The DMA comes first, because the core is connected to its channels.
-            for ip in sorted(design.ips, key=lambda ip: ip.vlnv != axi_dma.VLNV):
-                self.bus.map(ip.base, ip.size, self._model(ip, made))
+            ordered = sorted(design.ips, key=lambda ip: ip.vlnv != axi_dma.VLNV)
+            self.bus = self._memory_map((ip, self._model(ip, made)) for ip in ordered)
             if design.loopback and self.core is None and self.dma is not None and len(self.dma.channels) == 2:
                 self._loopback = Loopback(self.dma.channels["mm2s"], self.dma.channels["s2mm"])
             self._settle()
+
+    def _memory_map(self, models: Iterable[tuple[Ip, Slave]]) -> Bus:
+        """The bus with memory, clocks and a design's IP; ValueError if two of them overlap."""
+        bus = Bus()
+        bus.map(self.ddr.base, self.ddr.size, self.ddr)
+        bus.map(slcr.BASE, slcr.SIZE, self.slcr)
+        for ip, model in models:
+            bus.map(ip.base, ip.size, model)
+        return bus
 
     def _model(self, ip: Ip, engine: Engine | None) -> Slave:
         if ip.vlnv == axi_dma.VLNV:
@@ -129,15 +137,28 @@ class Fabric:
         return Storage(ip.name, ip.vlnv)
 
     def _reset_core(self) -> None:
-        self._epoch += 1
+        busy = self._stop_work()
         if self._loopback is not None:
             self._loopback.reset()
         if self.core is not None:
+            if busy and self._engine_maker is not None:
+                self.core.engine = self._engine_maker()  # the old one is still at work, for nobody
             self.core.reset()
+
+    def _stop_work(self) -> bool:
+        """Leave what the hardware thread does to itself, on a thread that ends with it; whether there was any."""
+        self._epoch += 1
+        self._failure = None
+        busy = self._jobs > 0
+        if busy:
+            self._worker.retire()
+            self._worker, self._jobs = Worker(), 0
+            self._changed.notify_all()
+        return busy
 
     # ---- the hardware thread -----------------------------------------------------------------------------
     def _submit(self, job: Callable[[], T], then: Callable[[T], None]) -> None:
-        epoch = self._epoch
+        epoch, worker = self._epoch, self._worker
         self._jobs += 1
 
         def work() -> None:
@@ -153,11 +174,12 @@ class Fabric:
                         self._failure = error
             finally:
                 with self.lock:
-                    self._jobs -= 1
-                    self._polls = 0
-                    self._changed.notify_all()
+                    if worker is self._worker:
+                        self._jobs -= 1
+                        self._polls = 0
+                        self._changed.notify_all()
 
-        self._thread.submit(work)
+        worker.submit(work)
 
     def _settle(self) -> None:
         """Move data until nothing moves any more, then set the interrupt lines."""
@@ -205,8 +227,9 @@ class Fabric:
     def write(self, address: int, value: int) -> None:
         """A 32-bit write on the bus; see :meth:`read`."""
         with self.lock:
-            self._raise_failure()
             region = self.bus.find(address)
+            if region.slave is not self.dma and region.slave is not self.slcr:
+                self._raise_failure()  # clocks and the DMA's reset are the way out
             self._writes += 1
             self._polls = 0
             region.slave.write(address - region.base, value & 0xFFFFFFFF)

@@ -206,7 +206,8 @@ def train(
         return functional.cross_entropy(logits, labels, label_smoothing=recipe.schedule.label_smoothing)
 
     images, labels = torch.from_numpy(split.train_images), torch.from_numpy(split.train_labels)
-    identity = f"{recipe}, seed {seed}, {len(images)} images"
+    machine = f"torch {torch.__version__}, {torch.get_num_threads()} threads"
+    identity = f"{recipe}, seed {seed}, {len(images)} images, {machine}"
     average = fit(
         build(recipe), loss, images, labels, recipe.schedule, generator, checkpoint, identity, title=name
     )
@@ -265,6 +266,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     checkpoint: Path = arguments.out.with_suffix(".ckpt")
     if not arguments.resume:
         checkpoint.unlink(missing_ok=True)
+    elif not checkpoint.exists():
+        raise SystemExit(f"--resume: there is no checkpoint {checkpoint}; start the run without --resume")
     _LOG.info(
         "seed %d, torch %s, %d threads, %r", arguments.seed, torch.__version__, arguments.threads, recipe
     )
