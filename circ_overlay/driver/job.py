@@ -65,7 +65,8 @@ class Job:
     def fail(self, error: BaseException) -> None:
         """End the job with an error; what is left of it is not run. Later ends do not count."""
         if isinstance(error, OSError | RuntimeError) and not isinstance(error, CircOverlayError):
-            error = BoardError(f"{type(error).__name__} from the board: {error}")
+            cause, error = error, BoardError(f"{type(error).__name__} from the board: {error}")
+            error.__cause__ = cause
         with suppress(InvalidStateError):
             self.future.set_exception(error)
 
