@@ -50,6 +50,7 @@ check: .venv/stamp-test
 bench: .venv/stamp-test
 	$(BIN)/python benchmarks/bench_engine.py
 	$(BIN)/python benchmarks/bench_driver.py
+	$(BIN)/python benchmarks/bench_nn.py
 
 generate: .venv/stamp-test
 	$(BIN)/python -m circ_overlay.codegen
