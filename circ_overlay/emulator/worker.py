@@ -11,7 +11,7 @@ __all__ = ["Worker"]
 
 
 class Worker:
-    """One thread, started with the first job."""
+    """One thread, started with the first job; it ends when the worker retires or is dropped."""
 
     def __init__(self) -> None:
         self._jobs: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
@@ -20,7 +20,9 @@ class Worker:
     def submit(self, job: Callable[[], None]) -> None:
         """Queue a job; what it raises is its own affair."""
         if self._thread is None:
-            self._thread = threading.Thread(target=self._work, name="emulated fabric", daemon=True)
+            self._thread = threading.Thread(
+                target=_work, args=(self._jobs,), name="emulated fabric", daemon=True
+            )
             self._thread.start()
         self._jobs.put(job)
 
@@ -28,6 +30,12 @@ class Worker:
         """Let the thread end behind the jobs that it has."""
         self._jobs.put(None)
 
-    def _work(self) -> None:
-        while (job := self._jobs.get()) is not None:
-            job()
+    def __del__(self) -> None:
+        self.retire()
+
+
+def _work(jobs: queue.SimpleQueue[Callable[[], None] | None]) -> None:
+    """Do the jobs; holds neither the worker nor, while it waits, the last job, through which a fabric would live on."""
+    while (job := jobs.get()) is not None:
+        job()
+        del job
