@@ -199,11 +199,11 @@ def stale(root: Path) -> list[str]:
 
 def write(root: Path) -> list[str]:
     """Write the stale files under `root`; their names are returned."""
-    names = stale(root)
+    names, texts = stale(root), generated_files()
     for name in names:
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         with atomic_write(root / name) as file:
-            file.write(generated_files()[name].encode())
+            file.write(texts[name].encode())
     return names
 
 

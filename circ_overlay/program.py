@@ -19,7 +19,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from . import spec
 from .errors import ProgramError
-from .fixedpoint import Format, limits
+from .fixedpoint import limits
 
 __all__ = ["Layer", "Port", "Program"]
 
@@ -271,11 +271,6 @@ class Program:
     def dense_parameters(self) -> int:
         """What the same layers would store uncompressed."""
         return sum(la.in_features * la.out_features + 2 * la.out_features for la in self.layers)
-
-    @property
-    def output_format(self) -> Format:
-        """Format of the outputs."""
-        return Format(self.width, self.output.frac)
 
     @cached_property
     def image(self) -> NDArray[np.uint64]:

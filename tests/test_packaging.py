@@ -168,19 +168,26 @@ def has_compiler():
     return shutil.which((sysconfig.get_config_var("CXX") or "g++").split()[0]) is not None
 
 
-def test_without_a_compiler_the_golden_engine_serves_and_says_so(wheels, tmp_path):
+@pytest.fixture(scope="module")
+def installed(wheels, tmp_path_factory):
+    """Folder into which pip has installed the wheel that was built without a compiler."""
+    folder = tmp_path_factory.mktemp("installed")
     done = subprocess.run(
-        [sys.executable, "-m", "pip", "install", "--no-deps", "--target", str(tmp_path), str(wheels["pure"])],
+        [sys.executable, "-m", "pip", "install", "--no-deps", "--target", str(folder), str(wheels["pure"])],
         capture_output=True, text=True,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
+    return folder
+
+
+def test_without_a_compiler_the_golden_engine_serves_and_says_so(installed):
     script = (
         "from circ_overlay.engines import available_engines, best_engine;"
         "print(best_engine()); print(available_engines()['hls'])"
     )
     done = subprocess.run(
-        [sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True,
-        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+        [sys.executable, "-c", script], cwd=installed, capture_output=True, text=True,
+        env={**os.environ, "PYTHONPATH": str(installed)},
     )  # fmt: skip
     assert done.stdout.startswith("golden\n"), done.stderr
     assert "C++17 compiler" in done.stdout
@@ -195,13 +202,8 @@ def test_links_stand_in_for_the_top_level_folders():
     assert done.stdout.strip() == "01_getting_started.ipynb", done.stderr
 
 
-def test_entry_points_resolve(wheels, tmp_path):
+def test_entry_points_resolve(installed):
     """pynq.notebooks and pynq.overlays name folders that exist in the installed package."""
-    done = subprocess.run(
-        [sys.executable, "-m", "pip", "install", "--no-deps", "--target", str(tmp_path), str(wheels["pure"])],
-        capture_output=True, text=True,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
     script = """
 import importlib.metadata as m, importlib, pathlib
 for point in next(m.distributions(name='circ-overlay', path=['.'])).entry_points:
@@ -209,6 +211,6 @@ for point in next(m.distributions(name='circ-overlay', path=['.'])).entry_points
         module = importlib.import_module(point.value)
         print(point.group, sorted(p.name for p in pathlib.Path(list(module.__path__)[0]).iterdir())[:2])
 """
-    done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-c", script], cwd=installed, capture_output=True, text=True)
     assert "pynq.notebooks ['01_getting_started.ipynb'" in done.stdout, done.stderr
     assert "pynq.overlays ['README.md'" in done.stdout

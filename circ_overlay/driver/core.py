@@ -3,8 +3,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from pynq import DefaultIP
 
 from .. import spec
@@ -31,17 +29,9 @@ class CirculantCore(DefaultIP):  # type: ignore[misc]
 
     bindto = [spec.CORE_VLNV]
 
-    def __init__(self, description: dict[str, Any]) -> None:
-        super().__init__(description=description)
-
     def register(self, name: str, index: int = 0) -> int:
         """Value of the register called `name`, 32 bits unsigned."""
         return int(self.read(_OFFSET[name] + 4 * index))
-
-    @property
-    def idle(self) -> bool:
-        """True if no command is executing. Reading this clears ap_done."""
-        return bool(self.register("CTRL") & _IDLE)
 
     @property
     def status(self) -> spec.Status | int:
