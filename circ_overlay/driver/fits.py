@@ -35,8 +35,8 @@ def check_fits(program: Program, config: spec.CoreConfig) -> None:
 def _check_capacities(program: Program, segment: Segment, where: str, config: spec.CoreConfig) -> None:
     code = instructions(segment, program.width)
     spans = {"its input": segment.input, "its output": segment.output, "its state": segment.state}
-    words = [(span.base + span.words, name) for name, span in spans.items()]
-    words += [(m.end, f"layer {layer.name!r}") for layer in segment.layers for m in _maps(layer)]
+    words = [(m.end, f"layer {layer.name!r}") for layer in segment.layers for m in _maps(layer)]
+    words += [(span.base + span.words, name) for name, span in spans.items()]
     map_words, widest = max(words, key=lambda pair: pair[0])
     spectra, deepest = max(
         ((i.spectra_words, layer.name) for i, layer in zip(code, segment.layers)), key=lambda pair: pair[0]

@@ -8,6 +8,7 @@ import logging
 from collections.abc import Callable, Iterable
 from concurrent.futures import CancelledError, Future, InvalidStateError
 from contextlib import suppress
+from functools import partial
 from types import TracebackType
 from typing import Any
 
@@ -16,7 +17,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from .. import spec
 from ..errors import BoardError
-from ..program import Layer, Map
+from ..program import Layer, Map, Port
 from .job import Job
 from .plan import Plan, Planner
 from .scheduler import Scheduler
@@ -88,7 +89,8 @@ class Network:
                 f"{self.program.name} works on sequences: give predict_sequences a list of (steps, features) arrays"
             )
         samples = self.program.input.flatten(x)
-        return self._submit(samples, self._planner.plan(len(samples)), lambda y: self._values(y, raw), progress)
+        finish = partial(_values, self.program.output, raw)  # holds neither network nor overlay
+        return self._submit(samples, self._planner.plan(len(samples)), finish, progress)
 
     async def predict_async(self, x: ArrayLike, *, raw: bool = False) -> NDArray[Any]:
         """Like :meth:`predict`, for asyncio: the event loop runs on while the core works."""
@@ -140,10 +142,10 @@ class Network:
             raise ValueError(f"{self.program.name} does not work on sequences: use predict")
         checked = Sequences(sequences, self.program.input, self._longest)
 
+        values = partial(_values, self.program.output, raw)
+
         def finish(outputs: NDArray[np.int16]) -> Any:
-            if last:
-                return self._values(checked.last(outputs), raw)
-            return checked.split(self._values(outputs, raw))
+            return values(checked.last(outputs)) if last else checked.split(values(outputs))
 
         plan = self._planner.plan(len(checked.steps), checked.ends)
         told = checked.progress(progress) if progress else None
@@ -179,10 +181,6 @@ class Network:
             _log.info("%s: %s", self.program.name, plan)
         job = Job(self._planner.stages, samples, plan, self.statistics, finish, progress, starts)
         return self._scheduler.submit(job)
-
-    def _values(self, outputs: NDArray[np.int16], raw: bool) -> NDArray[Any]:
-        port = self.program.output
-        return outputs.reshape(len(outputs), *port.shape) if raw else port.value(outputs)
 
     def reset_statistics(self) -> None:
         """Start counting anew."""
@@ -241,6 +239,10 @@ def _result(future: Future[Any]) -> Any:
         with suppress(InvalidStateError):
             future.set_exception(CancelledError())
         raise
+
+
+def _values(port: Port, raw: bool, outputs: NDArray[np.int16]) -> NDArray[Any]:
+    return outputs.reshape(len(outputs), *port.shape) if raw else port.value(outputs)
 
 
 def _largest(outputs: NDArray[Any]) -> NDArray[np.int64]:

@@ -114,6 +114,7 @@ class Scheduler:
             flying = batch if batch is not None and self._launch(batch) else None
             if landed is not None:
                 self._unpack(landed)
+            batch = landed = None  # a finished job's samples are not kept while waiting
 
     def _abandon_rest(self) -> None:
         """End every job that is still there; the thread is about to."""
