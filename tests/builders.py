@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from circ_overlay import spec
+from circ_overlay import golden, spec
 from circ_overlay.program import Layer, Map, Port, Program, Segment, Slice, Span, Tensor
 
 C, A = spec.Opcode, spec.Activation
@@ -198,3 +198,9 @@ def samples(program, n, seed=0):
     if program.input.storage == "uint8":
         return rng.integers(0, 256, shape).astype(np.uint8)
     return rng.uniform(-1, 1, shape).astype(np.float32)
+
+
+def reference(program, x, starts=None):
+    """The golden model's answers to real-valued samples, (n, *output shape)."""
+    outputs = golden.run(program, program.input.quantise(x, program.width), starts=starts)
+    return outputs.reshape(len(outputs), *program.output.shape)

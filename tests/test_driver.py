@@ -26,22 +26,15 @@ pytest.importorskip("pynq", reason="the driver needs pynq")
 
 import builders
 import pynq
+from builders import reference
 
-from circ_overlay import CirculantOverlay, Program, emulator, golden, spec
-from circ_overlay.driver.fits import check_fits
-from circ_overlay.driver.plan import Planner
-from circ_overlay.driver.stage import Stage
+from circ_overlay import CirculantOverlay, Program, emulator, spec
 from circ_overlay.emulator import bitstream, faults
 from circ_overlay.engines import available_engines
 from circ_overlay.errors import BoardError, CoreError, CoreTimeoutError, DmaError, IncompatibleError
 
 ROOT = Path(__file__).resolve().parents[1]
 ENGINES = [name for name, state in available_engines().items() if state == "ready"]
-
-
-def reference(program, x, starts=None):
-    outputs = golden.run(program, program.input.quantise(x, program.width), starts=starts)
-    return outputs.reshape(len(outputs), *program.output.shape)
 
 
 def altered(program, change, name="other"):
@@ -376,7 +369,7 @@ def test_width_mismatch(tmp_path, small_program):
         ({"map_elements": 32}, r"small, layer 'identity4' needs 112 map elements, this core has 32"),
         ({"instructions": 2}, r"needs 3 instructions, this core has 2"),
         ({"spectra_words": 27}, r"small, layer 'tanh8' needs 28 spectra words, this core has 27"),
-        ({"capability": 1}, r"small, layer 'tanh8' needs SIGMOID_TANH, which this build of the core lacks; compile it for"),
+        ({"capability": 1}, r"layer 'tanh8' needs SIGMOID_TANH, which this build of the core lacks; compile it for"),
     ],
 )
 def test_program_that_does_not_fit(tmp_path, small_program, config, message):
@@ -502,7 +495,7 @@ def test_stuck_channel_times_out_with_a_diagnosis(quick, small_program, channel)
     text = str(caught.value)
     cause = {"mm2s": "does not take its input", "s2mm": "all input was sent|does not take its input"}[channel]
     assert re.search(f"Likely cause: .*({cause})", text)
-    for part in ("no end after 0.3 s", "MM2S DMASR=0x", "S2MM DMASR=0x", f"{40 * 8 * program.segments[0].in_beats} bytes asked",
+    for part in ("no end after 0.3 s", "MM2S DMASR=0x", "S2MM DMASR=0x", f"{40 * 64} bytes asked",
                  "LENGTH reads", "core ", "last command RUN, batch 40", "Likely cause:"):  # fmt: skip
         assert part in text, part
     check_recovery(quick, program, x)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from collections.abc import Callable, Iterable
 from concurrent.futures import CancelledError, Future, InvalidStateError
 from contextlib import suppress
@@ -246,7 +247,7 @@ def _values(port: Port, raw: bool, outputs: NDArray[np.int16]) -> NDArray[Any]:
 
 
 def _largest(outputs: NDArray[Any]) -> NDArray[np.int64]:
-    answers: NDArray[np.int64] = outputs.reshape(len(outputs), -1).argmax(1).astype(np.int64)
+    answers: NDArray[np.int64] = outputs.reshape(len(outputs), math.prod(outputs.shape[1:])).argmax(1).astype(np.int64)
     return answers
 
 
