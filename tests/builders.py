@@ -153,6 +153,30 @@ def convolution(seed=5, *, channels_first=False, segments=2, width=12, name="con
     )  # fmt: skip
 
 
+def cut(program, name="cut"):
+    """A program of one segment with every layer in a segment of its own."""
+
+    def apart(la):
+        source = replace(la.source, base=0, pitch=0)
+        target = replace(la.target, base=source.end, pitch=0)
+        return replace(la, source=source, target=target, residual=source if la.residual == la.source else None)
+
+    layers = [apart(la) for la in program.layers]
+    names = ["input", *(f"t{n}" for n in range(1, len(layers))), "output"]
+    segments = tuple(
+        Segment(
+            layers=(la,), input=span(la.source), output=span(la.target), u8=program.segments[0].u8 and n == 0,
+            reads=(Slice(tensor=names[n], channels=la.source.channels),),
+            writes=(Slice(tensor=names[n + 1], channels=la.target.channels),),
+        )
+        for n, la in enumerate(layers)
+    )  # fmt: skip
+    tensors = {
+        n: Tensor(pixels=la.target.pixels, channels=la.target.channels) for n, la in zip(names[1:], layers[:-1])
+    }
+    return replace(program, name=name, segments=segments, tensors=tensors)
+
+
 def recurrent(seed=11, *, segments=1, features=6, u8=False, width=12, name="recurrent"):
     """A gated cell of 8 units and a head; with two segments the second one is such a cell too."""
     rng = np.random.default_rng(seed)

@@ -73,6 +73,27 @@ def test_convolutions_on_bytes(overlay, channels_first, segments, batch):
     assert network.classify(x[:5]).shape == (5,)
 
 
+@pytest.mark.parametrize("make", [builders.mlp, lambda: builders.convolution(segments=1)])
+def test_a_network_cut_into_segments_is_the_same_network(overlay, make):
+    whole = make()
+    pieces = builders.cut(whole)
+    x = builders.samples(whole, 60)
+    network = overlay.load(pieces, batch_size=16)
+    np.testing.assert_array_equal(network.predict(x, raw=True), overlay.load(whole).predict(x, raw=True))
+    assert network.statistics.program_loads == len(pieces.segments) == len(whole.layers)
+
+
+def test_strict_cache_needs_no_change(split):
+    """Every buffer cached, CPU and DMA views apart."""
+    cell = builders.recurrent()
+    steps = builders.samples(cell, 50)
+    with CirculantOverlay(device=emulator.install(engine="golden", strict_cache=True)) as overlay:
+        equal(overlay.load(split[0], batch_size=16), split[1][:100])
+        got = overlay.load(cell, batch_size=20).predict_sequences([steps, steps[:7]], raw=True)
+    np.testing.assert_array_equal(got[0], reference(cell, steps))
+    np.testing.assert_array_equal(got[1], got[0][:7])
+
+
 def test_channels_first_is_the_same_network(overlay):
     first, last = (builders.convolution(channels_first=c) for c in (True, False))
     x = builders.samples(last, 20)

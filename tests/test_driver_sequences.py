@@ -134,7 +134,7 @@ def test_submit_progress_and_async(overlay, cell):
     [
         ([np.zeros((3, 6)), np.zeros((0, 6))], "sequence 1 is empty"),
         ([np.zeros((3, 6)), np.zeros((3, 5))], r"sequence 1 has shape (3, 5): expected (steps, 6)"),
-        (np.zeros((3, 6)), "sequence 0 has shape (6,): expected (steps, 6); one sequence is given as a list of one: [x]"),
+        (np.zeros((3, 6)), "sequence 0 has shape (6,): expected (steps, 6); one sequence is given as a list of one"),
         ([np.array(1.0)], r"sequence 0 has shape (): expected (steps, 6)"),
         ([np.zeros((3, 6)), np.full((3, 6), "a")], "sequence 1 is of dtype <U1: expected real numbers"),
     ],
@@ -171,7 +171,7 @@ def test_sequence_longer_than_the_buffers(tmp_path):
     with CirculantOverlay(path, device=emulator.install(engine="golden"), buffer_bytes=4096) as overlay:
         network = overlay.load(program)
         limit = overlay._hardware.buffer_bytes // 24
-        with pytest.raises(ValueError, match=rf"sequence 1 has {limit + 1} steps.* hold {limit}, .*larger buffer_bytes"):
+        with pytest.raises(ValueError, match=rf"sequence 1 has {limit + 1} .* hold {limit}, .*larger buffer_bytes"):
             network.predict_sequences(sequences(program, (3, limit + 1)))
         items = sequences(program, (3, limit, 5))
         equal(network.predict_sequences(items, raw=True), expected(program, items))
