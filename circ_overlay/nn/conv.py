@@ -118,11 +118,11 @@ class BlockCirculantConv2d(Convolution):
         p, q = block_grid(self.out_channels, self.in_channels, self.block_size)
         return p, q, *self.kernel_size, self.block_size
 
-    def _convolve(self, x: Tensor) -> Tensor:
+    def _convolve(self, x: Tensor, weight: Tensor) -> Tensor:
         surplus = -self.in_channels % self.block_size
         if surplus:
             x = functional.pad(x, (0, 0, 0, 0, 0, surplus))
-        return _convolve(x, self.weight, self.stride, self.padding)[:, : self.out_channels]
+        return _convolve(x, weight, self.stride, self.padding)[:, : self.out_channels]
 
     def _nearest(self, dense_weight: Array) -> Array:
         return project_conv2d(dense_weight, self.block_size)

@@ -56,7 +56,7 @@ class Convolution(nn.Module):
         """Return the shape of all first columns; ValueError if a size is out of range."""
         raise NotImplementedError
 
-    def _convolve(self, x: Tensor) -> Tensor:
+    def _convolve(self, x: Tensor, weight: Tensor) -> Tensor:
         """Convolve checked images (batch, in_channels, height, width), without the bias."""
         raise NotImplementedError
 
@@ -87,23 +87,21 @@ class Convolution(nn.Module):
         ValueError
             If `x` has another shape or dtype, or is smaller than the kernel.
         """
-        self._check(x)
-        if x.ndim == 3:
-            one: Tensor = self(x.unsqueeze(0))
-            return one.squeeze(0)
-        y = self._convolve(x)
+        weight = self.weight  # read once: under a parametrization every reading computes it
+        self._check(x, weight)
+        y = self._convolve(x if x.ndim == 4 else x.unsqueeze(0), weight)
         check_result(y, x)
         if self.bias is not None:
             y = y + self.bias[:, None, None]
-        return y
+        return y if x.ndim == 4 else y.squeeze(0)
 
-    def _check(self, x: Tensor) -> None:
+    def _check(self, x: Tensor, weight: Tensor) -> None:
         if x.ndim not in (3, 4) or x.shape[-3] != self.in_channels:
             raise ValueError(
                 f"x has shape {tuple(x.shape)}; this layer needs (batch, {self.in_channels}, height, width): "
                 "bring the channels to the third dimension from the end"
             )
-        check_dtype(x, self.weight)
+        check_dtype(x, weight)
         image = [size + 2 * pad for size, pad in zip(x.shape[-2:], self.padding, strict=True)]
         if image[0] < self.kernel_size[0] or image[1] < self.kernel_size[1]:
             raise ValueError(

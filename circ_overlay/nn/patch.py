@@ -83,12 +83,12 @@ class BlockCirculantPatchConv2d(Convolution):
     def _weight_shape(self) -> tuple[int, ...]:
         return *block_grid(self.out_channels, self.patch_size, self.block_size), self.block_size
 
-    def _kernel(self) -> Tensor:
-        matrix = dense_blocks(self.weight, self.out_channels, self.patch_size)
+    def _kernel(self, weight: Tensor) -> Tensor:
+        matrix = dense_blocks(weight, self.out_channels, self.patch_size)
         return matrix.view(self.out_channels, *self.kernel_size, self.in_channels).permute(0, 3, 1, 2)
 
-    def _convolve(self, x: Tensor) -> Tensor:
-        return functional.conv2d(x, self._kernel(), stride=self.stride, padding=self.padding)
+    def _convolve(self, x: Tensor, weight: Tensor) -> Tensor:
+        return functional.conv2d(x, self._kernel(weight), stride=self.stride, padding=self.padding)
 
     def _nearest(self, dense_weight: Array) -> Array:
         return project(dense_weight.transpose(0, 2, 3, 1).reshape(self.out_channels, -1), self.block_size)
@@ -96,4 +96,4 @@ class BlockCirculantPatchConv2d(Convolution):
     @torch.no_grad()
     def to_dense(self) -> Tensor:
         """Return the kernel as a dense (out_channels, in_channels, r, s) tensor, detached."""
-        return self._kernel().contiguous()
+        return self._kernel(self.weight).contiguous()
