@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -75,9 +76,7 @@ def compile(
         config = spec.CoreConfig(width=width)
     elif width not in (None, config.width):
         raise CompileError(f"width={width}, but the core of config has {config.width} bits; give one of them")
-    graph = _network(network, sample)
-    if channels_last:
-        graph = Network(**{**_fields(graph), "channels_first": False})
+    graph = _network(network, sample, channels_last)
     lowered = calibrate(graph, sample, config.width)
     segments, tensors = cut(graph, lowered, config)
     return Program(
@@ -99,24 +98,20 @@ def compile(
     )
 
 
-def _fields(graph: Network) -> dict[str, Any]:
-    return {name: getattr(graph, name) for name in Network.__dataclass_fields__}
-
-
 def _plain(ratios: list[float]) -> list[float | None]:
     """Two decimals for a JSON file, which knows no infinity: None stands for it."""
     return [round(ratio, 2) if np.isfinite(ratio) else None for ratio in ratios]
 
 
-def _network(network: Any, sample: Any) -> Network:
+def _network(network: Any, sample: Any, channels_last: bool) -> Network:
     if isinstance(network, Network):
-        return network
+        return replace(network, channels_first=False) if channels_last else network
     if isinstance(network, Sequence) and not isinstance(network, str):
         return Network(layers=tuple(network))
     if isinstance(network, str) or hasattr(network, "__fspath__"):
         from .onnx_import import from_onnx
 
-        return from_onnx(network)
+        return from_onnx(network, channels_last=channels_last)
     from .torch_import import from_torch
 
-    return from_torch(network, sample)
+    return from_torch(network, sample, channels_last=channels_last)
