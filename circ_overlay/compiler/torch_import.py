@@ -181,7 +181,7 @@ class _Importer:
             _ADDS: self.add,
             (operator.sub, torch.sub, "sub"): self.subtract,
             _MULS: self.multiply,
-            _SOFTMAX: lambda node: self.value(node),  # monotonic over the classes: the host's business
+            _SOFTMAX: self.softmax,
             (torch.flatten, "flatten"): self.flatten,
             ("reshape", "view", torch.reshape): self.reshape,
             ("permute", torch.permute): self.permute,
@@ -205,6 +205,12 @@ class _Importer:
         if function == "relu6":
             return self.builder.activation(v, name, "relu", 6.0)
         return self.builder.activation(v, name, function)
+
+    def softmax(self, node: fx.Node) -> Value:
+        """Monotonic over the classes, so at the end it is the host's business."""
+        if any(user.op != "output" for user in node.users):
+            self.refuse("A softmax before another layer", "use a sigmoid, or leave the rest to the host")
+        return self.value(node)
 
     def add(self, node: fx.Node) -> Value:
         if node.kwargs.get("alpha", 1) != 1:
@@ -373,7 +379,9 @@ class _Importer:
             if (m.start_dim, m.end_dim) != (1, -1):
                 self.refuse("A flatten that joins the batch", "use nn.Flatten()")
             return self.builder.flatten(v, v.flat or "chw")
-        if isinstance(m, (*_PASS, nn.Softmax, nn.LogSoftmax)):
+        if isinstance(m, (nn.Softmax, nn.LogSoftmax)):
+            return self.softmax(node)
+        if isinstance(m, _PASS):
             return v
         self.refuse(f"Module {name!r} of type {type(m).__name__}", f"supported are {_SUPPORTED}")
 
