@@ -44,7 +44,7 @@ def compile(
     metadata: dict[str, Any] | None = None,
     channels_last: bool = False,
 ) -> Program:
-    """Compile a float network for the core.
+    r"""Compile a float network for the core.
 
     Parameters
     ----------
@@ -111,7 +111,8 @@ def _network(network: Any, sample: Any, channels_last: bool) -> Network:
     if isinstance(network, str) or hasattr(network, "__fspath__"):
         from .onnx_import import from_onnx
 
-        return from_onnx(network, channels_last=channels_last)
+        graph: Network = from_onnx(network, channels_last=channels_last)
+        return graph
     from .torch_import import from_torch
 
     return from_torch(network, sample, channels_last=channels_last)
