@@ -41,13 +41,11 @@ def golden_outputs(
     """
     parts, chunk = [], _SEQUENCES if program.sequence else _CHUNK
     for start in range(0, len(samples), chunk):
-        group = samples[start : start + chunk]
-        starts = None
+        group, starts = samples[start : start + chunk], None
         if program.sequence:
             starts = np.concatenate([np.arange(len(sequence)) == 0 for sequence in group])
-            group = np.concatenate(group)
-        quantised = program.input.quantise(np.asarray(group), program.width)
-        parts.append(golden.run(program, quantised, starts=starts))
+        rows = np.concatenate(group) if program.sequence else np.asarray(group)
+        parts.append(golden.run(program, program.input.quantise(rows, program.width), starts=starts))
         progress(min(start + chunk, len(samples)))
     return np.concatenate(parts) if parts else np.empty((0, program.output.features), np.int64)
 
@@ -73,7 +71,7 @@ def evaluate(
     overlay : open overlay
     program : network that gives one score per class; a network on sequences gives them with the last step
     samples, labels : (n, ...) samples, or a list of (steps, ...) sequences; and (n,) int64
-    float_network : if given, its accuracy is measured beside; not for sequences
+    float_network : if given, its accuracy is measured beside
     batch_size : samples (steps) in one DMA transfer
     progress : called with the stage ("float", "golden", "board") and the number of samples done
 
@@ -84,14 +82,15 @@ def evaluate(
     """
     steps = np.array([len(s) for s in samples], np.int64) if program.sequence else np.ones(len(samples), np.int64)
     last = np.cumsum(steps) - 1  # row of each sample's answer
+    chunk = 1 if program.sequence else _CHUNK
     accuracy: dict[str, float | None] = {"float": None}
-    if float_network is not None and not program.sequence:
+    if float_network is not None and len(samples):
         scores = []
-        for start in range(0, len(samples), _CHUNK):
-            scores.append(float_network.forward(np.asarray(samples[start : start + _CHUNK]))[-1])
-            progress("float", min(start + _CHUNK, len(samples)))
-        if scores:
-            accuracy["float"] = _accuracy(np.concatenate(scores).reshape(len(samples), -1), labels)
+        for start in range(0, len(samples), chunk):
+            x = samples[start] if program.sequence else np.asarray(samples[start : start + chunk])
+            scores.append(float_network.forward(x)[-1:] if program.sequence else float_network.forward(x))
+            progress("float", min(start + chunk, len(samples)))
+        accuracy["float"] = _accuracy(np.concatenate(scores), labels)
     reference = golden_outputs(program, samples, lambda done: progress("golden", done))
     accuracy["golden"] = _accuracy(reference[last], labels)
     with overlay.load(program, batch_size=batch_size) as network:
