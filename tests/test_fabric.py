@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from circ_overlay import golden, spec
+from circ_overlay import golden, spec, transfer
 from circ_overlay.emulator import (
     EmulationDeadlockError,
     EmulationError,
@@ -411,6 +411,32 @@ def test_load_and_run_equal_golden(host: Host, small: Program, batch: int) -> No
     assert [cycles > 0 for cycles in layers] == [True, True, False]
     assert host.core("cycles_low") >= sum(layers)
     assert host.core("cycles_high") == 0
+
+
+@pytest.mark.parametrize(
+    "made", [builders.recurrent(), builders.recurrent(u8=True, features=7), builders.convolution(segments=1)]
+)
+def test_what_a_beat_carries(host: Host, made: Program) -> None:
+    """Control beats of sequences, bytes, pixels filled up to map words."""
+    (segment,) = made.segments
+    assert host.load(made.image) is spec.Status.OK
+    x = made.input.quantise(builders.samples(made, 6), 12)
+    starts = np.array([True, False, False, True, True, False])
+    beats = np.zeros((6, segment.in_beats), np.uint64)
+    if segment.sequence:
+        beats[:, 0] = starts + 2  # only bit 0 counts
+    elements = beats[:, segment.sequence :].copy().view(segment.in_dtype)
+    transfer.pack(made, segment, {"input": made.input.to_pixels(x)}, elements)
+    beats[:, segment.sequence :] = elements.view(np.uint64)
+    host.start(spec.Command.RUN, 6)
+    y = host.transfer(S2MM, np.zeros(6 * segment.out_beats, np.uint64))
+    host.transfer(MM2S, beats)
+    assert host.finish() is spec.Status.OK
+    got = np.zeros((6, made.output.pixels, made.output.channels), np.int16)
+    transfer.unpack(made, segment, y.cpu.view(np.int16).reshape(6, -1), {"output": got})
+    np.testing.assert_array_equal(made.output.from_pixels(got), golden.run(made, x, starts=starts))
+    layers = [host.read(CORE.base + OFFSET["layer_cycles"] + 4 * n) for n in range(len(segment.layers) + 1)]
+    assert all(layers[:-1]) and not layers[-1]
 
 
 def test_run_counts_beats_not_packets(host: Host, small: Program) -> None:

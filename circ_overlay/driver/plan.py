@@ -158,16 +158,20 @@ class Plan:
             "all in one round"
             if s["rounds"] <= 1
             else f"{s['rounds']} rounds of up to {s['round']}, the fewest whose tensors stay below "
-            f"{s['host_bytes'] / 2**20:.4g} MiB"
+            f"{_size(s['host_bytes'])}"
         )
         return (
             f"{s['images']} {unit} through {s['segments']} segments, {why}; tensors between segments take "
-            f"{s['tensor_bytes'] / 2**20:.3g} MiB of the host's memory, loading {share:.2g} % of {total} modelled "
-            f"cycles; DMA batches of up to {batches}"
+            f"{_size(s['tensor_bytes'])} of the host's memory, loading {share:.2g} % of {total:,} modelled cycles; "
+            f"DMA batches of up to {batches}"
         )
 
     def __repr__(self) -> str:
         return f"<Plan: {self}>"
+
+
+def _size(nbytes: int) -> str:
+    return f"{nbytes / 2**20:,.1f} MiB" if nbytes >= 1 << 20 else f"{nbytes / 2**10:.1f} KiB"
 
 
 def _live(stages: Sequence[Stage]) -> tuple[int, dict[str, int]]:
