@@ -19,6 +19,7 @@ from circ_overlay.driver.plan import Planner
 from circ_overlay.driver.stage import Stage
 from circ_overlay.emulator import faults
 from circ_overlay.errors import BoardError, CoreError, DmaError, IncompatibleError
+from circ_overlay.perf.cycles import segment_plan
 
 
 @pytest.fixture(scope="module")
@@ -148,6 +149,18 @@ def test_the_plan_is_told(split, caplog):
         assert "all in one round" in repr(network.plan())
         one = overlay.load(builders.mlp())
         assert "one segment that is loaded once" in str(one.plan(1000))
+
+
+def test_default_batches_take_no_longer_than_a_time_out_allows(overlay, split, monkeypatch):
+    assert overlay.load(split[0])._planner.batch == (1024,) * 3
+    monkeypatch.setattr("circ_overlay.driver.overlay.BATCH_SECONDS", 10e-6)  # 1,000 cycles
+    network = overlay.load(split[0])
+    single = [cycles.run for cycles in segment_plan(overlay.config, split[0], 1)]
+    assert network._planner.batch == tuple(1000 // n for n in single)
+    equal(network, split[1][:50])
+    monkeypatch.setattr("circ_overlay.driver.overlay.BATCH_SECONDS", 1e-9)
+    assert overlay.load(split[0])._planner.batch == (1, 1, 1)
+    assert overlay.load(split[0], batch_size=200)._planner.batch == (200,) * 3
 
 
 # ---- plans, without hardware -------------------------------------------------------------------------------

@@ -19,6 +19,7 @@ from .. import models, spec
 from ..bitstreams import find_bitstream
 from ..emulator import ensure_device
 from ..errors import BoardError, CircOverlayError, IncompatibleError
+from ..perf.cycles import segment_plan
 from ..program import Program
 from .core import CirculantCore
 from .fits import check_fits
@@ -34,6 +35,7 @@ __all__ = ["CirculantOverlay"]
 _log = logging.getLogger(__name__)
 _DMA_VLNV = "xilinx.com:ip:axi_dma:"
 MAX_BATCH = 1024
+BATCH_SECONDS = 0.25  # of modelled time that a batch of the default size takes at most: far from any time-out
 
 
 class CirculantOverlay(pynq.Overlay):  # type: ignore[misc]
@@ -171,8 +173,8 @@ class CirculantOverlay(pynq.Overlay):  # type: ignore[misc]
         Parameters
         ----------
         program : a Program, the path of a ``.circ`` file, or the name of a network of the zoo
-        batch_size : largest number of samples in one transfer; None: up to 1024, as the buffers allow. Sequences
-            are never cut, so one that is longer has a transfer to itself.
+        batch_size : largest number of samples in one transfer; None: up to 1024, as the buffers allow and
+            the core computes in a quarter of a second. Sequences are never cut: a longer one has a transfer to itself.
 
         Raises
         ------
@@ -194,7 +196,10 @@ class CirculantOverlay(pynq.Overlay):  # type: ignore[misc]
             batch_size = operator.index(batch_size)
         if batch_size is not None and not 1 <= batch_size <= largest:
             raise ValueError(f"batch_size={batch_size}: the buffers allow 1..{largest} for {program.name}")
-        batch = [min(limit, batch_size or MAX_BATCH) for limit in limits]
+        batch = [
+            min(limit, batch_size or min(MAX_BATCH, max(1, int(BATCH_SECONDS * _clock_hz(self.device) / cycles.run))))
+            for limit, cycles in zip(limits, segment_plan(self.config, program, 1))
+        ]
         statistics = Statistics(
             layers=len(program.layers),
             cycles_provenance=getattr(self.device, "cycle_provenance", "measured"),

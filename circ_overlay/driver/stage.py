@@ -36,7 +36,7 @@ class Stage:
         self.program, self.index = program, index
         self.segment = program.segments[index]
         words = program.images[index]
-        self.image: NDArray[np.uint8] = words.astype("<u8").view(np.uint8)
+        self.image: NDArray[np.uint8] = words.astype("<u8", copy=False).view(np.uint8)
         self.program_id = int(words[1]) & 0xFFFFFFFF
         self.in_bytes = spec.STREAM_BYTES * self.segment.in_beats
         self.out_bytes = spec.STREAM_BYTES * self.segment.out_beats
