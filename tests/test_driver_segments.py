@@ -346,6 +346,22 @@ def test_two_overlays_on_one_fabric_take_turns(split):
         assert sum(n.statistics.program_loads for n in networks) >= 2 * 3 * 3
 
 
+def test_one_overlays_failures_do_not_reach_the_other(split):
+    """Each failure resets the DMA that both share, and pynq's channels of the other one know nothing of it."""
+    program, x = split
+    device = emulator.install(engine="golden")
+    with CirculantOverlay(device=device) as first, CirculantOverlay(device=device, download=False) as second:
+        a, b = first.load(program, batch_size=40), second.load(builders.mlp(), batch_size=40)
+        equal(a, x[:50])
+        equal(b, x[:50])
+        for network, other in ((a, b), (b, a), (a, b)):
+            with device.fabric.inject(faults.BusError("mm2s", kind="slave")), pytest.raises(DmaError):
+                network.predict(x[:50])
+            equal(other, x[:50])
+            equal(network, x[:50])
+        assert (a.statistics.failures, b.statistics.failures) == (2, 1)
+
+
 # ---- who fits whom -----------------------------------------------------------------------------------------
 
 

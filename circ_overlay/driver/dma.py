@@ -45,6 +45,14 @@ class DmaPair:
         self._asked = {"MM2S": 0, "S2MM": 0}
         self._channels = {"MM2S": (dma.sendchannel, 0), "S2MM": (dma.recvchannel, _S2MM)}
 
+    def ready(self) -> bool:
+        """False if another driver of this fabric has reset the DMA since our last transfers: pynq would refuse more.
+
+        Only to be asked when none of our transfers is under way.
+        """
+        status = {name: int(self._dma.read(base + _STATUS)) for name, (_, base) in self._channels.items()}
+        return all(status[name] & _IDLE for name, asked in self._asked.items() if asked)
+
     def receive(self, buffer: Any, nbytes: int) -> None:
         """Let the receive channel fill `buffer` with a packet of `nbytes`."""
         self._transfer("S2MM", buffer, nbytes)

@@ -138,6 +138,8 @@ class Hardware:
         The image goes through the input buffer of the *other* parity: that of `parity` holds packed samples.
         """
         self._check_usable()
+        if not self._dma.ready():
+            self.reset()
         # The register is asked too: a second driver on the same fabric may have loaded its own program.
         if stage.same_as(self._loaded) and self.core.register("program_id") == stage.program_id:
             return 0
