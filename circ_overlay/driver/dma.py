@@ -50,8 +50,8 @@ class DmaPair:
 
         Only to be asked when none of our transfers is under way.
         """
-        status = {name: int(self._dma.read(base + _STATUS)) for name, (_, base) in self._channels.items()}
-        return all(status[name] & _IDLE for name, asked in self._asked.items() if asked)
+        # A reset is one of both channels, and MM2S has a part in every command.
+        return not self._asked["MM2S"] or bool(int(self._dma.read(_STATUS)) & _IDLE)
 
     def receive(self, buffer: Any, nbytes: int) -> None:
         """Let the receive channel fill `buffer` with a packet of `nbytes`."""
