@@ -263,6 +263,46 @@ def test_every_stored_value_has_a_range_by_name() -> None:
         assert torch.equal(after, fake_quantise(before, found[name].format))
 
 
+@pytest.mark.parametrize(
+    ("forward", "expected"),
+    [
+        (lambda m, x: m.a(x), ["a"]),
+        (lambda m, x: torch.tanh(m.norm(m.a(x / 255)) * 2 + 1), ["a*"]),
+        (lambda m, x: m.b(m.drop(m.relu(m.a(x)))), ["a", "b"]),
+        (lambda m, x: m.relu(m.a(x).unflatten(1, (2, 4)).flatten(1)), ["a"]),
+        (lambda m, x: functional.gelu(m.a(x)), ["a"]),  # not the core's: left alone
+        (lambda m, x: torch.sigmoid(m.b(m.a(x)) + x), ["a", "b*"]),
+        (lambda m, x: m.relu(m.a(x) + m.b(x)), ["a", "b"]),  # the later one takes in the sum
+        (lambda m, x: m.relu(torch.add(m.b(x), m.a(x))), ["a", "b"]),
+        (lambda m, x: m.relu(m.a(x)) + m.relu(m.b(x)), ["a", "b", "add"]),
+        (lambda m, x: torch.cat([m.a(x), m.b(x)], 1), ["a", "b", "cat"]),
+        (lambda m, x: m.a(x) + m.scale, ["a"]),
+        (lambda m, x: (lambda y: m.b(y) + y.mean())(m.a(x)), ["a", "b", "mean"]),
+        (lambda m, x: m.relu(m.relu(m.a(x))), ["a"]),
+    ],
+)
+def test_where_values_are_stored(forward, expected) -> None:
+    class Any(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = BlockCirculantLinear(8, 8, 4), BlockCirculantLinear(8, 8, 4)
+            self.norm, self.relu, self.drop = nn.BatchNorm1d(8), nn.ReLU(), nn.Dropout(0.2)
+            self.scale = nn.Parameter(torch.ones(8))
+
+        def forward(self, x):
+            return forward(self, x)
+
+    torch.manual_seed(0)
+    prepared = prepare_qat(Any(), 8, torch.randn(30, 8))
+    found = {name: r.largest is None for name, r in ranges(prepared).items()}
+    assert found.pop("(input)") is False
+    assert sorted(name + "*" * fixed for name, fixed in found.items()) == sorted(expected)
+    # Whatever was not rounded, the forward pass is the network's.
+    x = torch.randn(4, 8)
+    wide = prepare_qat(strip_qat(prepared).eval(), 16, torch.randn(500, 8))
+    torch.testing.assert_close(wide(x), strip_qat(wide)(x), rtol=0, atol=5e-3)
+
+
 def test_round_trip() -> None:
     torch.manual_seed(0)
     model, x = Mixed(), torch.randn(16, 3, 8, 8)
