@@ -5,7 +5,7 @@ The numbers are those of `circ_overlay.fixedpoint` and `circ_overlay.compiler.qu
 passes a rounding as if it were not there, and stops at a saturation.
 
 Left out are the rounding of the transforms' rotations, of the spectral sums to 18 bits and of the affine, and the
-table of sigmoid and tanh: up to 12 bits they raise the error of a network's outputs by 3 to 20 %, and no training
+table of sigmoid and tanh: up to 12 bits they raise the error of a network's outputs by 2 to 20 %, and no training
 can do anything about noise of that kind (measured: docs/training_layers.md).
 
 Source: Y. Bengio, N. Leonard, A. Courville, "Estimating or Propagating Gradients Through Stochastic Neurons for
