@@ -438,6 +438,8 @@ def test_messages() -> None:
         prepare_qat(model, 17)
     with pytest.raises(ValueError, match=r"Linear has no block-circulant layer; compress\(\) makes one"):
         prepare_qat(nn.Linear(3, 3))
+    with pytest.raises(ValueError, match=r"a BlockCirculantLinear alone was given: put it into torch\.nn\.Sequential"):
+        prepare_qat(model[0])
     with pytest.raises(ValueError, match=r"layer '0' has block size 5; the core executes 1 and \(4, 8"):
         prepare_qat(nn.Sequential(BlockCirculantLinear(5, 5, 5)))
     with pytest.raises(ValueError, match=r"blocks of 2; allowed are 1 and \(4"):

@@ -173,6 +173,8 @@ def _check(model: nn.Module) -> None:
         raise ValueError(
             f"{type(model).__name__} has no block-circulant layer; compress() makes one of a dense network"
         )
+    if "" in ours:
+        raise ValueError(f"a {type(model).__name__} alone was given: put it into torch.nn.Sequential(...)")
     for name, module in ours.items():
         if module.rounding is not None:
             raise ValueError(f"layer {name!r} is prepared already: give the plain network, from strip_qat(model)")
