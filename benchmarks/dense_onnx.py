@@ -109,17 +109,19 @@ def dense_onnx(network: Network, *, batch: int, steps: int = 0) -> bytes:
     height, width, channels = network.input_shape
     if network.sequence:
         _lstm(graph, network, steps)
-        shape, output = [steps, batch, channels], "output"
+        shape, output, last = [steps, batch, channels], "output", [batch, network.shapes[network.output][2]]
     else:
         for op in network.layers:
             _operation(graph, network, op, batch)
         shape, output = [batch, channels, height, width], network.output
+        rows, columns, outputs = network.shapes[output]
+        last = [batch, outputs, rows, columns]
     model = helper.make_model(
         helper.make_graph(
             graph.nodes,
             network.name,
             [helper.make_tensor_value_info("input", TensorProto.FLOAT, shape)],
-            [helper.make_tensor_value_info(output, TensorProto.FLOAT, None)],
+            [helper.make_tensor_value_info(output, TensorProto.FLOAT, last)],
             graph.constants,
         ),
         opset_imports=[helper.make_opsetid("", 17)],
