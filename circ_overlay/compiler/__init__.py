@@ -48,8 +48,8 @@ def compile(
 
     Parameters
     ----------
-    network : a ``torch.nn.Module``, the path of an ``.onnx`` file, a :class:`Network`, or its operations as a list;
-        docs/compiler.md lists what is understood.
+    network : a ``torch.nn.Module``, plain or from :func:`circ_overlay.nn.qat.prepare_qat`, the path of an ``.onnx``
+        file, a :class:`Network`, or its operations as a list; docs/compiler.md lists what is understood.
     sample : (n, \*input shape) typical inputs: a few hundred are enough. They set the ranges of all formats,
         and their shape and dtype those of the program's input: uint8 samples make an input that takes raw
         bytes. For a network on sequences, a list of (steps, features) arrays.
@@ -115,4 +115,8 @@ def _network(network: Any, sample: Any, channels_last: bool) -> Network:
         return graph
     from .torch_import import from_torch
 
+    if hasattr(network, "quantisers"):  # a model in quantisation-aware training brings its ranges along
+        from .ranges import from_quantised
+
+        return from_quantised(network, sample, channels_last=channels_last)
     return from_torch(network, sample, channels_last=channels_last)

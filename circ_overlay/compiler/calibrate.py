@@ -85,8 +85,8 @@ def calibrate(network: Network, sample: Any, width: int) -> Lowered:
         got = Format(width, layer.out_frac).value(outputs)
         ratios.append(snr_db(values[op.target], got))
         worst.append(worst_channel_db(values[op.target], got))
-        _warn(network, op, worst[-1])
         _forget(network, index, values, operands)
+    _warn(network, layers, worst)
     assert network.output is not None
     return Lowered(layers, port, _output_port(network, operands[network.output].frac), ratios, worst, len(x))
 
@@ -123,11 +123,12 @@ def _forget(network: Network, index: int, *tensors: dict[str, Any]) -> None:
             del values[name]
 
 
-def _warn(network: Network, op: Operation, worst: float) -> None:
-    if worst < WORST_CHANNEL_DB:
+def _warn(network: Network, layers: list[Layer], worst: list[float]) -> None:
+    weak = [f"{layer.name!r} ({ratio:.1f} dB)" for layer, ratio in zip(layers, worst) if ratio < WORST_CHANNEL_DB]
+    if weak:
         _log.warning(
-            "%s: layer %r has a channel with an SNR of only %.1f dB, because its outputs are far smaller than the "
-            "layer's largest; channels of like size share a format better", network.name, op.name, worst,
+            "%s: each of these layers has a channel with a low SNR, because its outputs are far smaller than the "
+            "layer's largest: %s; channels of like size share a format better", network.name, ", ".join(weak),
         )  # fmt: skip
 
 
@@ -167,7 +168,7 @@ def _calibrate_sequences(network: Network, sample: Any, width: int) -> Lowered:
         got = Format(width, layer.out_frac).value(_apply(layer, network, op, parts, width, residual, factor))
         ratios.append(snr_db(op.pooled(results[op.name]), got))
         worst.append(worst_channel_db(op.pooled(results[op.name]), got))
-        _warn(network, op, worst[-1])
+    _warn(network, layers, worst)
     assert network.output is not None
     return Lowered(layers, port, _output_port(network, fracs[network.output]), ratios, worst, len(everything))
 
@@ -176,8 +177,9 @@ def _state_frac(network: Network, state: str, results: dict[str, Floats], width:
     writers = [op for op in network.layers if op.target == state]
     if any(op.activation in ("sigmoid", "tanh") for op in writers):
         return width - 1
-    largest = max(float(np.abs(results[op.name]).max()) for op in writers)
-    return Format.for_range(width, OUTPUT_HEADROOM * largest).frac
+    learned = [op.out_range for op in writers if op.out_range is not None]
+    shown = OUTPUT_HEADROOM * max(float(np.abs(results[op.name]).max()) for op in writers)
+    return Format.for_range(width, max(learned, default=shown)).frac
 
 
 def _record(
