@@ -44,7 +44,8 @@ Stored<W> curve(Preact v, bool tanh) {
     const Int<20> chord = spec::SIGMOID[segment + 1] - spec::SIGMOID[segment];
     // invariant: a chord has 12 bits and a position 12, so their product fits 32
     static_assert(POSITION_BITS <= 12);
-    const Int<20> rise = static_cast<Int<20>>(static_cast<Int<32>>(chord * static_cast<Int<20>>(position)) >> POSITION_BITS);
+    const Int<20> rise =
+        static_cast<Int<20>>(static_cast<Int<32>>(chord * static_cast<Int<20>>(position)) >> POSITION_BITS);
     const Int<20> y = static_cast<Int<20>>(left + rise);
     const Int<24> signed_y = static_cast<Int<24>>(x < 0 ? static_cast<Int<20>>(-y) : y);
     const Int<24> half = tanh ? 0 : 1 << (spec::ACTIVATION_FRAC_BITS - 1);

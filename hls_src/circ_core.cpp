@@ -20,9 +20,10 @@ constexpr std::uint32_t CONFIG = place(spec::config::ACTIVATION_BITS, circ::BUIL
                                  place(spec::config::SPEC_VERSION, spec::SPEC_VERSION);
 
 constexpr std::uint32_t CAPABILITY = spec::default_build::CAPABILITY;
-static_assert(CAPABILITY == (spec::CAPABILITY_CIRCULANT | spec::CAPABILITY_SIGMOID_TANH | spec::CAPABILITY_INPUT_U8 |
-                             spec::CAPABILITY_POOLING | spec::CAPABILITY_PRODUCT | spec::CAPABILITY_UNCOMPRESSED |
-                             spec::CAPABILITY_GATHER | spec::CAPABILITY_SEQUENCE),
+static_assert(CAPABILITY ==
+                  (spec::CAPABILITY_CIRCULANT | spec::CAPABILITY_SIGMOID_TANH | spec::CAPABILITY_INPUT_U8 |
+                   spec::CAPABILITY_POOLING | spec::CAPABILITY_PRODUCT | spec::CAPABILITY_UNCOMPRESSED |
+                   spec::CAPABILITY_GATHER | spec::CAPABILITY_SEQUENCE),
               "this source executes everything there is");
 
 // The pragmas below need literals; these lines fail when the specification moves a register.
@@ -51,7 +52,8 @@ void circ_core(circ::Stream<circ::Beat>& in, circ::Stream<circ::Beat>& out, std:
                std::uint32_t& config, std::uint32_t& capability, std::uint32_t& weight_words,
                std::uint32_t& map_elements, std::uint32_t& affine_channels, std::uint32_t& instructions,
                std::uint32_t& program_id, std::uint32_t& images, std::uint32_t& cycles_low,
-               std::uint32_t& cycles_high, std::uint32_t& spectra_words, std::uint32_t layer_cycles[circ::spec::MAX_LAYERS]) {
+               std::uint32_t& cycles_high, std::uint32_t& spectra_words,
+               std::uint32_t layer_cycles[circ::spec::MAX_LAYERS]) {
 #pragma HLS INTERFACE axis port = in
 #pragma HLS INTERFACE axis port = out
 #pragma HLS INTERFACE s_axilite port = return

@@ -13,7 +13,8 @@
 
 namespace circ {
 
-// A core of W bits. Between commands its state is: a whole program that passed every check, or none; and maps.
+// A core of W bits. Between commands its state is: a whole program that passed every check, or none; and
+// maps.
 template <int W, class Capacity, class Policy>
 class Core {
     static_assert(W >= spec::WIDTH_MIN && W <= spec::WIDTH_MAX);
@@ -43,7 +44,8 @@ class Core {
         const spec::Status status = program_.load(in, limits);
         if (status != spec::Status::Ok) return status;
         const Header& header = program_.header();
-        std::uint64_t maps = larger(header.input().end(), larger(header.output().end(), header.state().end()));
+        std::uint64_t maps =
+            larger(header.input().end(), larger(header.output().end(), header.state().end()));
         std::uint64_t spectra = 0;
     ROOM:
         for (std::uint32_t n = 0; n < program_.instructions(); ++n) {

@@ -26,7 +26,8 @@ struct Instruction {
     std::uint32_t weight_base, affine_base, acc_shift, affine_shift, add_shift, ceiling;
     std::uint32_t in_base, out_base, add_base, factor_base;
     std::uint32_t in_height, in_width, out_height, out_width;
-    std::uint32_t tap_rows, tap_columns, stride_rows, stride_columns, pad_top, pad_left, pool_rows, pool_columns;
+    std::uint32_t tap_rows, tap_columns, stride_rows, stride_columns, pad_top, pad_left, pool_rows,
+        pool_columns;
     std::uint32_t in_pitch, out_pitch, add_pitch, factor_pitch;
 
     bool is(spec::Opcode code) const { return opcode == static_cast<std::uint32_t>(code); }
@@ -38,9 +39,7 @@ struct Instruction {
     std::uint32_t block_size() const { return std::uint32_t{1} << log2_block; }
     // Complex words of a weight block: k/2; k = 1: the two that face a map word.
     std::uint32_t block_words() const { return compressed() ? block_size() / 2 : MAP_WORD / 2; }
-    std::uint32_t blocks(std::uint32_t elements) const {
-        return (elements + block_size() - 1) >> log2_block;
-    }
+    std::uint32_t blocks(std::uint32_t elements) const { return (elements + block_size() - 1) >> log2_block; }
     // Blocks of one transformed vector, a pixel or with GATHER a window; k = 1: its map words.
     std::uint32_t in_blocks() const {
         if (!compressed()) return pixel_words(in_channels);
@@ -72,15 +71,19 @@ struct Instruction {
 
 // The word behind the last one that the instruction touches.
 inline std::uint64_t map_words(const Instruction& i) {
-    // invariant: no overflow, for 65535 x 255 rows and columns of results with a pitch of 65535 stay below 2**64
-    const auto end = [](std::uint32_t base, std::uint64_t pixels, std::uint32_t pitch, std::uint32_t channels) {
+    // invariant: no overflow, for 65535 x 255 rows and columns of results with a pitch of 65535 stay below
+    // 2**64
+    const auto end = [](std::uint32_t base, std::uint64_t pixels, std::uint32_t pitch,
+                        std::uint32_t channels) {
         return base + (pixels - 1) * pitch + pixel_words(channels);
     };
     const std::uint64_t results = i.result_height() * i.result_width();
-    std::uint64_t last = larger(end(i.in_base, std::uint64_t{i.in_height} * i.in_width, i.in_pitch, i.in_channels),
-                                end(i.out_base, std::uint64_t{i.out_height} * i.out_width, i.out_pitch, i.out_channels));
+    std::uint64_t last =
+        larger(end(i.in_base, std::uint64_t{i.in_height} * i.in_width, i.in_pitch, i.in_channels),
+               end(i.out_base, std::uint64_t{i.out_height} * i.out_width, i.out_pitch, i.out_channels));
     if (i.adds()) last = larger(last, end(i.add_base, results, i.add_pitch, i.out_channels));
-    if (i.is(spec::Opcode::Product)) last = larger(last, end(i.factor_base, results, i.factor_pitch, i.out_channels));
+    if (i.is(spec::Opcode::Product))
+        last = larger(last, end(i.factor_base, results, i.factor_pitch, i.out_channels));
     return last;
 }
 
@@ -163,9 +166,9 @@ struct Header {
             return Status::BadInstruction;
         if (input().words == 0 || output().words == 0) return Status::BadInstruction;
         const std::uint32_t room = limits.map_elements / MAP_WORD;
-        if (weight_words() > limits.weight_words || channels() > limits.affine_channels || instructions() == 0 ||
-            instructions() > limits.instructions || input().end() > room || output().end() > room ||
-            state().end() > room)
+        if (weight_words() > limits.weight_words || channels() > limits.affine_channels ||
+            instructions() == 0 || instructions() > limits.instructions || input().end() > room ||
+            output().end() > room || state().end() > room)
             return Status::TooLarge;
         return Status::Ok;
     }
@@ -180,9 +183,10 @@ inline spec::Status check(const Instruction& i, const Header& header, int core_w
         i.activation > static_cast<std::uint32_t>(spec::Activation::Tanh) ||
         (i.flags & ~(spec::LAYERFLAG_GATHER | spec::LAYERFLAG_ADD)) != 0)
         return Status::BadInstruction;
-    if (i.in_channels == 0 || i.out_channels == 0 || i.in_height == 0 || i.in_width == 0 || i.out_height == 0 ||
-        i.out_width == 0 || i.taps() == 0 || i.stride_rows == 0 || i.stride_columns == 0 || i.pool_rows == 0 ||
-        i.pool_columns == 0 || i.in_pitch == 0 || i.out_pitch == 0)
+    if (i.in_channels == 0 || i.out_channels == 0 || i.in_height == 0 || i.in_width == 0 ||
+        i.out_height == 0 || i.out_width == 0 || i.taps() == 0 || i.stride_rows == 0 ||
+        i.stride_columns == 0 || i.pool_rows == 0 || i.pool_columns == 0 || i.in_pitch == 0 ||
+        i.out_pitch == 0)
         return Status::BadInstruction;
     if (i.acc_shift > std::uint32_t{spec::MAX_ACC_SHIFT} ||
         i.affine_shift > std::uint32_t{spec::MAX_AFFINE_SHIFT} ||
@@ -198,7 +202,8 @@ inline spec::Status check(const Instruction& i, const Header& header, int core_w
         return Status::BadInstruction;
     }
     const bool product = i.is(spec::Opcode::Product);
-    if (product && (i.taps() > 1 || i.stride_rows > 1 || i.stride_columns > 1 || i.pad_top != 0 || i.pad_left != 0))
+    if (product &&
+        (i.taps() > 1 || i.stride_rows > 1 || i.stride_columns > 1 || i.pad_top != 0 || i.pad_left != 0))
         return Status::BadInstruction;
     if ((circulant && i.terms() > std::uint64_t{spec::MAX_TERMS}) ||
         i.weight_base + i.weight_count() > header.weight_words() ||

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// Sums of products: of spectra and weights, and for k = 1 of elements and weights; exact, then the one rounding.
+// Sums of products: of spectra and weights, and for k = 1 of elements and weights; exact, then the one
+// rounding.
 #pragma once
 
 #include "fixed.hpp"
@@ -39,9 +40,9 @@ struct Modular {
     static constexpr std::int64_t sum(Value v) { return static_cast<std::int32_t>(v); }
 };
 
-// What a weight word c + id multiplies with. Three real products make a complex one: c(a+b), a(d-c), b(c+d) are
-// summed apart and combined once at the end, so a lane is three DSP slices. Word 0 of a spectrum is two real
-// products instead, a*c and b*d: other factors for the second and third sum, and no combination.
+// What a weight word c + id multiplies with. Three real products make a complex one: c(a+b), a(d-c), b(c+d)
+// are summed apart and combined once at the end, so a lane is three DSP slices. Word 0 of a spectrum is two
+// real products instead, a*c and b*d: other factors for the second and third sum, and no combination.
 struct Factors {
     Int<18> first, minus, plus;
 

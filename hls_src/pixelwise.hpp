@@ -7,8 +7,8 @@
 #include "image.hpp"
 #include "loader.hpp"
 #include "policy.hpp"
+#include "runs.hpp"
 #include "types.hpp"
-#include "window.hpp"
 
 namespace circ {
 
@@ -127,7 +127,8 @@ class PixelwiseUnit {
         CIRC_LANES
         for (int n = 0; n < N; ++n) {
 #pragma HLS UNROLL
-            const Acc sum = multiplies ? static_cast<Acc>(product(acc.lane[n], factor.lane[n])) : Acc(acc.lane[n]);
+            const Acc sum =
+                multiplies ? static_cast<Acc>(product(acc.lane[n], factor.lane[n])) : Acc(acc.lane[n]);
             value.lane[n] = static_cast<Sample>(saturate<spec::TIME_BITS>(round(sum)));
         }
     }

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: BSD-3-Clause
 // What differs between the core in fabric and the same source as the emulator's engine, as types:
-// how many block rows are computed side by side, whether a block size is a compile-time constant, and what the
-// memories are made of. None of it changes a bit of the results.
+// how many block rows are computed side by side, whether a block size is a compile-time constant, and what
+// the memories are made of. None of it changes a bit of the results.
 #pragma once
 
 #include <cstdint>
@@ -24,8 +24,8 @@ struct StaticBlock {
     static constexpr int size() { return 1 << LOG2; }
 };
 
-// The fabric: one result at a time, exact accumulators of a DSP's width, and as many block rows at a time as the
-// weight memory has ports: rows lie any distance apart, so no partition into banks would serve more.
+// The fabric: one result at a time, exact accumulators of a DSP's width, and as many block rows at a time as
+// the weight memory has ports: rows lie any distance apart, so no partition into banks would serve more.
 template <int ROWS_>
 struct Hardware {
     static constexpr int ROWS = ROWS_;
@@ -95,7 +95,9 @@ class FixedCapacity {
         void reserve(std::uint32_t) {}  // invariant: the loader refused whatever exceeds the depth
     };
 
-    static constexpr Limits limits() { return {WEIGHT_WORDS, MAP_ELEMENTS, CHANNELS, INSTRUCTIONS, SPECTRA_WORDS}; }
+    static constexpr Limits limits() {
+        return {WEIGHT_WORDS, MAP_ELEMENTS, CHANNELS, INSTRUCTIONS, SPECTRA_WORDS};
+    }
 };
 
 // Memories that grow to what a program needs, below limits given at run time.

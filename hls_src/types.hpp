@@ -18,8 +18,8 @@
 #include "stream.hpp"
 #endif
 
-// Goes in front of a loop over lanes: they are independent, so a compiler for a processor may put them side by
-// side in a vector register. Synthesis unrolls the loop.
+// Goes in front of a loop over lanes: they are independent, so a compiler for a processor may put them side
+// by side in a vector register. Synthesis unrolls the loop.
 #if defined(__clang__)
 #define CIRC_LANES _Pragma("clang loop vectorize(assume_safety)")
 #elif defined(__GNUC__)

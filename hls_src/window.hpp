@@ -9,36 +9,12 @@
 #include "loader.hpp"
 #include "mac.hpp"
 #include "policy.hpp"
+#include "runs.hpp"
+#include "sums.hpp"
 #include "transform.hpp"
 #include "types.hpp"
 
 namespace circ {
-
-// The part of one dimension of a window that lies inside the input.
-struct Overlap {
-    std::uint32_t skipped, begin, count;  // taps before the input; first row or column inside; how many
-
-    // invariant: coordinates stay below 2**31: 2**16 outputs x 255 results x stride 255 is the largest
-    Overlap(std::uint32_t result, std::uint32_t stride, std::uint32_t pad, std::uint32_t taps, std::uint32_t size)
-        : skipped(0), begin(0), count(0) {
-        const auto first = static_cast<std::int64_t>(std::uint64_t{result} * stride) - pad;
-        const auto outside = first < 0 ? static_cast<std::uint32_t>(-first) : 0;
-        skipped = outside < taps ? outside : taps;
-        if (first < 0 ? skipped < taps : first < size) {
-            begin = first < 0 ? 0 : static_cast<std::uint32_t>(first);
-            count = taps - skipped < size - begin ? taps - skipped : size - begin;
-        }
-    }
-};
-
-// What a result's window meets, tap row by tap row, taps outside the input left out. Within a tap row the weights
-// lie one behind the other, and so do the spectra of neighbouring pixels.
-struct Runs {
-    std::uint32_t count, length;        // tap rows; blocks of each, k = 1: pixels
-    std::uint32_t weight, weight_step;  // first word of the weights, and from a tap row to the next
-    std::uint32_t row, rows, row_step;  // row in its memory, rows until that begins again, words from row to row
-    std::uint32_t offset;               // words before the first block within the row
-};
 
 // The unit that executes CIRCULANT instructions. Its memories are the core's.
 template <int W, class Capacity, class Policy>
@@ -59,7 +35,8 @@ class WindowUnit {
     template <class Block>
     void walk(Block block, const Instruction& i, Program& program, Map& map) {
         const Finish<W> finish(i);
-        std::uint32_t next_row = 0;  // invariant: of the rows below it, the ring holds all that are still needed
+        std::uint32_t next_row =
+            0;  // invariant: of the rows below it, the ring holds all that are still needed
     OUT_ROW:
         for (std::uint32_t y = 0; y < i.out_height; ++y) {
             if (i.compressed() && !i.gathers()) fill_ring(block, i, map, y, next_row);
@@ -83,7 +60,8 @@ class WindowUnit {
     template <class Block>
     void fill_ring(Block block, const Instruction& i, Map& map, std::uint32_t y, std::uint32_t& next_row) {
         const auto row = [&](std::uint32_t result, std::uint32_t taps) {
-            const auto at = static_cast<std::int64_t>(std::uint64_t{result} * i.stride_rows) - i.pad_top + taps;
+            const auto at =
+                static_cast<std::int64_t>(std::uint64_t{result} * i.stride_rows) - i.pad_top + taps;
             return at < 0 ? 0 : at < i.in_height ? static_cast<std::uint32_t>(at) : i.in_height;
         };
         next_row = larger(next_row, row(y * i.pool_rows, 0));  // none of the rows between windows
@@ -103,7 +81,8 @@ class WindowUnit {
 #pragma HLS PIPELINE II = 1
                         const std::uint32_t c = (j << i.log2_block) + n;
                         samples[n].lane[0] = 0;
-                        if (c < i.in_channels) samples[n].lane[0] = map[from + c / MAP_WORD].element[c % MAP_WORD];
+                        if (c < i.in_channels)
+                            samples[n].lane[0] = map[from + c / MAP_WORD].element[c % MAP_WORD];
                     }
                     transform(block, samples, to + j * i.block_words());
                 }
@@ -140,7 +119,8 @@ class WindowUnit {
                 const std::int64_t y = top + tap_row, x = left + tap_column;
                 samples[n].lane[0] = 0;
                 if (tap_row < i.tap_rows && y >= 0 && y < i.in_height && x >= 0 && x < i.in_width) {
-                    const std::uint32_t pixel = static_cast<std::uint32_t>(y) * i.in_width + static_cast<std::uint32_t>(x);
+                    const std::uint32_t pixel =
+                        static_cast<std::uint32_t>(y) * i.in_width + static_cast<std::uint32_t>(x);
                     samples[n].lane[0] = map[i.in_base + pixel * i.in_pitch].element[channel];
                 }
                 if (++channel == i.in_channels) {
@@ -165,9 +145,9 @@ class WindowUnit {
         for (std::uint32_t row = 0; row < i.out_blocks(); row += ROWS) {
             Samples<1> sums[std::size_t{ROWS}];
             if (i.compressed()) {
-                spectral_sums(i, program, runs(i, oy, ox), row, sums);
+                spectral_sums<ROWS>(i, program.weights, spectra_, Runs::of(i, oy, ox), row, sums);
             } else {
-                plain_sums(i, program, map, runs(i, oy, ox), row, sums);
+                plain_sums<ROWS>(i, program.weights, map, Runs::of(i, oy, ox), row, sums);
             }
         ROW:
             for (int r = 0; r < ROWS; ++r) {
@@ -175,128 +155,23 @@ class WindowUnit {
                 const std::uint32_t begin = (row + static_cast<std::uint32_t>(r)) << i.log2_block;
                 // behind the last channel, its word is filled with zeros
                 const bool last = begin + i.block_size() >= i.out_channels;
-                const std::uint32_t end = last ? pixel_words(i.out_channels) * MAP_WORD : begin + i.block_size();
+                const std::uint32_t end =
+                    last ? pixel_words(i.out_channels) * MAP_WORD : begin + i.block_size();
             CHANNEL:
                 for (std::uint32_t c = begin; c < end; ++c) {
 #pragma HLS PIPELINE II = 1
                     Lanes<Stored<W>, 1> residual, out;
                     residual.lane[0] = out.lane[0] = 0;
                     if (c < i.out_channels) {
-                        if (i.adds()) residual.lane[0] = map[residual_at + c / MAP_WORD].element[c % MAP_WORD];
-                        finish(sums[r][c - begin], OneEntry{program.affine[i.affine_base + c]}, residual, out);
+                        if (i.adds())
+                            residual.lane[0] = map[residual_at + c / MAP_WORD].element[c % MAP_WORD];
+                        finish(sums[r][c - begin], OneEntry{program.affine[i.affine_base + c]}, residual,
+                               out);
                     }
                     Stored<W>& target = map[pixel + c / MAP_WORD].element[c % MAP_WORD];
                     target = first ? out.lane[0] : larger(target, out.lane[0]);
                 }
             }
-        }
-    }
-
-    // What a result's window meets of weights and input.
-    static Runs runs(const Instruction& i, std::uint32_t oy, std::uint32_t ox) {
-        const std::uint32_t words = i.in_blocks() * i.block_words();  // of a pixel, or with GATHER of the window
-        if (i.gathers()) return {1, i.in_blocks(), 0, 0, 0, 1, 0, 0};
-        const Overlap rows(oy, i.stride_rows, i.pad_top, i.tap_rows, i.in_height);
-        const Overlap columns(ox, i.stride_columns, i.pad_left, i.tap_columns, i.in_width);
-        const std::uint32_t step = i.tap_columns * words;
-        const std::uint32_t weight = rows.skipped * step + columns.skipped * words;
-        const std::uint32_t count = columns.count == 0 ? 0 : rows.count;
-        if (!i.compressed())
-            return {count, columns.count, weight, step, rows.begin, i.in_height, i.in_width * i.in_pitch,
-                    columns.begin * i.in_pitch};
-        return {count,         columns.count * i.in_blocks(), weight, step, rows.begin % i.ring_rows(), i.ring_rows(),
-                i.in_width * words, columns.begin * words};
-    }
-
-    // First weight word of output block `row`, or of the last one: surplus rows compute what nobody looks at.
-    static std::uint32_t weights_of(const Instruction& i, std::uint32_t row) {
-        const std::uint32_t last = i.out_blocks() - 1;
-        return i.weight_base + (row < last ? row : last) * i.row_words();
-    }
-
-    // Spectra of ROWS output blocks, where the inverse transform looks for them.
-    void spectral_sums(const Instruction& i, Program& program, const Runs& runs, std::uint32_t row,
-                       Samples<1> (&sums)[std::size_t{ROWS}]) {
-        const RoundShift<spec::ACC_BITS + 1> round(static_cast<int>(i.acc_shift));
-        const std::uint32_t half = i.block_words();
-    WORD:
-        for (std::uint32_t w = 0; w < half; ++w) {
-            ComplexSum<Exact, 1> acc[std::size_t{ROWS}];
-#pragma HLS ARRAY_PARTITION variable = acc complete dim = 0
-            for (auto& a : acc) a.clear();
-            std::uint32_t weight_row = runs.weight + w, in_row = runs.row;
-        RUN:
-            for (std::uint32_t run = 0; run < runs.count; ++run) {
-                std::uint32_t at = in_row * runs.row_step + runs.offset + w, weight = weight_row;
-            BLOCK:
-                for (std::uint32_t n = 0; n < runs.length; ++n) {
-#pragma HLS PIPELINE II = 1
-#pragma HLS LOOP_TRIPCOUNT max = 64
-                    const auto& x = spectra_[at];
-                ROW:
-                    for (int r = 0; r < ROWS; ++r) {
-#pragma HLS UNROLL
-                        const std::uint32_t first = weights_of(i, row + static_cast<std::uint32_t>(r));
-                        acc[r].add(x, Factors::of(program.weights[first + weight], w == 0));
-                    }
-                    at += half;
-                    weight += half;
-                }
-                weight_row += runs.weight_step;
-                in_row = in_row + 1 == runs.rows ? 0 : in_row + 1;
-            }
-            const Place place(static_cast<int>(w));
-        SUM:
-            for (int r = 0; r < ROWS; ++r) {
-#pragma HLS UNROLL
-                acc[r].result(w == 0, round, sums[r][place.re], sums[r][place.im]);
-            }
-        }
-    }
-
-    // k = 1: ROWS outputs, each the sum of products of map words with two weight words.
-    void plain_sums(const Instruction& i, Program& program, Map& map, const Runs& runs, std::uint32_t row,
-                    Samples<1> (&sums)[std::size_t{ROWS}]) {
-        const RoundShift<spec::ACC_BITS + 1> round(static_cast<int>(i.acc_shift));
-        Int<spec::ACC_BITS> acc[std::size_t{ROWS}];
-#pragma HLS ARRAY_PARTITION variable = acc complete dim = 0
-        for (auto& a : acc) a = 0;
-        std::uint32_t weight_row = runs.weight, in_row = runs.row;
-    PLAIN_RUN:
-        for (std::uint32_t run = 0; run < runs.count; ++run) {
-            std::uint32_t pixel = i.in_base + in_row * runs.row_step + runs.offset, weight = weight_row;
-        PLAIN_PIXEL:
-            for (std::uint32_t n = 0; n < runs.length; ++n) {
-            PLAIN_WORD:
-                for (std::uint32_t m = 0; m < i.in_blocks(); ++m) {
-#pragma HLS PIPELINE II = 2
-#pragma HLS LOOP_TRIPCOUNT max = 64
-                    const MapWord<Stored<W>>& x = map[pixel + m];
-                PLAIN_ELEMENT:
-                    for (std::uint32_t e = 0; e < MAP_WORD; ++e) {
-#pragma HLS UNROLL
-                        // the last word may hold elements of another map's channels
-                        const Int<18> value = m * MAP_WORD + e < i.in_channels ? x.element[e] : Stored<W>(0);
-                    PLAIN_ROW:
-                        for (int r = 0; r < ROWS; ++r) {
-#pragma HLS UNROLL
-                            const std::uint32_t first = weights_of(i, row + static_cast<std::uint32_t>(r));
-                            const auto& pair = program.weights[first + weight + e / 2];
-                            const Int<18> factor = e % 2 == 0 ? pair.re : pair.im;
-                            acc[r] = static_cast<Int<spec::ACC_BITS>>(acc[r] + product(value, factor));
-                        }
-                    }
-                    weight += 2;
-                }
-                pixel += i.in_pitch;
-            }
-            weight_row += runs.weight_step;
-            ++in_row;
-        }
-    PLAIN_SUM:
-        for (int r = 0; r < ROWS; ++r) {
-#pragma HLS UNROLL
-            sums[r][0].lane[0] = static_cast<Sample>(saturate<spec::SUM_BITS>(round(acc[r])));
         }
     }
 
