@@ -9,7 +9,7 @@
 #include "pixelwise.hpp"
 #include "policy.hpp"
 #include "types.hpp"
-#include "window.hpp"
+#include "units.hpp"
 
 namespace circ {
 
@@ -19,6 +19,8 @@ template <int W, class Capacity, class Policy>
 class Core {
     static_assert(W >= spec::WIDTH_MIN && W <= spec::WIDTH_MAX);
     static_assert(spec::STREAM_BYTES == 2 * spec::MAP_WORD, "a beat of int16 elements is a map word");
+
+    using Map = typename Capacity::template Memory<MapWord<Stored<W>>, Role::Map>;
 
   public:
     explicit Core(const Capacity& capacity = Capacity()) : capacity_(capacity) {}
@@ -44,16 +46,16 @@ class Core {
         const spec::Status status = program_.load(in, limits);
         if (status != spec::Status::Ok) return status;
         const Header& header = program_.header();
-        std::uint64_t maps =
-            larger(header.input().end(), larger(header.output().end(), header.state().end()));
-        std::uint64_t spectra = 0;
+        std::uint64_t words = larger(header.input().end(), larger(header.output().end(), header.state().end()));
     ROOM:
-        for (std::uint32_t n = 0; n < program_.instructions(); ++n) {
-            maps = larger(maps, map_words(program_.code[n]));
-            spectra = larger(spectra, program_.code[n].spectra_words());
+        for (std::uint32_t n = 0; n < program_.instructions(); ++n) words = larger(words, map_words(program_.code[n]));
+        image_words_ = static_cast<std::uint32_t>(words);
+        images_ = 1;  // a sequence's steps follow one another
+        if constexpr (Policy::IMAGES > 1) {
+            if (!header.sequence() && words <= Policy::MAP_WORDS / Policy::IMAGES) images_ = Policy::IMAGES;
         }
-        map_.reserve(static_cast<std::uint32_t>(maps));
-        circulant_.reserve(static_cast<std::uint32_t>(spectra));
+        map_.reserve(images_ * image_words_);
+        circulant_.prepare(program_, images_, image_words_);
         return status;
     }
 
@@ -63,25 +65,34 @@ class Core {
         images = 0;
         if (!has_program()) return spec::Status::NoProgram;
         if (batch == 0) return spec::Status::BadBatch;
-    IMAGE:
+    IMAGES:
         while (images < batch) {
-            read_image(in);
+            // A few images less than there is room for are computed as if all were there.
+            const std::uint32_t left = batch - images, count = left < images_ ? left : images_;
+            const std::uint32_t at_a_time = 4 * count >= images_ ? images_ : 1;
+            const std::uint32_t real = at_a_time == 1 ? 1 : count;
+        READ:
+            for (std::uint32_t n = 0; n < real; ++n) read_image(in, maps(n));
         INSTRUCTION:
             for (std::uint32_t n = 0; n < program_.instructions(); ++n) {
                 const Instruction i = program_.code[n];
                 if (i.is(spec::Opcode::Circulant)) {
-                    circulant_.execute(i, program_, map_);
+                    circulant_.execute(n, i, program_, maps(0), at_a_time);
                 } else {
-                    pixelwise_.execute(i, program_, map_);
+                PIXELWISE:
+                    for (std::uint32_t m = 0; m < real; ++m) pixelwise_.execute(i, program_, maps(m));
                 }
             }
-            ++images;
-            write_image(out, images == batch);
+            images += real;
+        WRITE:
+            for (std::uint32_t n = 0; n < real; ++n) write_image(out, maps(n), images == batch && n + 1 == real);
         }
         return spec::Status::Ok;
     }
 
   private:
+    Maps<Map> maps(std::uint32_t image) { return Maps<Map>{map_, image_words_, 0}.at(image); }
+
     // Byte `n` of a beat as an activation: full scale of the bytes is full scale of the width.
     static Stored<W> byte_element(Word word, std::uint32_t n) {
         constexpr int SHIFT = larger(0, spec::U8_SHIFT[W - spec::WIDTH_MIN]);  // no bytes where it is < 0
@@ -91,7 +102,7 @@ class Core {
 
     // One image into its map words; every image starts on a new beat, TLAST means nothing here.
     template <class In>
-    void read_image(In& in) {
+    void read_image(In& in, Maps<Map> map) {
         const Header& header = program_.header();
         const Span input = header.input(), state = header.state();
         const bool u8 = header.input_u8();
@@ -100,7 +111,7 @@ class Core {
         CLEAR_STATE:
             for (std::uint32_t n = 0; begins && n < state.words; ++n) {
 #pragma HLS PIPELINE II = 1
-                for (std::uint32_t e = 0; e < MAP_WORD; ++e) map_[state.base + n].element[e] = 0;
+                for (std::uint32_t e = 0; e < MAP_WORD; ++e) map[state.base + n].element[e] = 0;
             }
         }
         Word word = 0;
@@ -112,7 +123,7 @@ class Core {
         ELEMENT:
             for (std::uint32_t e = 0; e < MAP_WORD; ++e) {
 #pragma HLS UNROLL
-                map_[input.base + n].element[e] =
+                map[input.base + n].element[e] =
                     u8 ? byte_element(word, upper ? e + MAP_WORD : e)
                        : static_cast<Stored<W>>(saturate<W>(int16_element<Int<16>>(word, e)));
             }
@@ -121,7 +132,7 @@ class Core {
 
     // The image's results; TLAST marks the batch's last beat.
     template <class Out>
-    void write_image(Out& out, bool batch_ends) {
+    void write_image(Out& out, Maps<Map> map, bool batch_ends) {
         const Span output = program_.header().output();
     WRITE:
         for (std::uint32_t n = 0; n < output.words; ++n) {
@@ -130,16 +141,17 @@ class Core {
         ELEMENT:
             for (std::uint32_t e = 0; e < MAP_WORD; ++e) {
 #pragma HLS UNROLL
-                const auto value = static_cast<std::int16_t>(map_[output.base + n].element[e]);
+                const auto value = static_cast<std::int16_t>(map[output.base + n].element[e]);
                 word |= static_cast<Word>(static_cast<std::uint16_t>(value)) << (16 * e);
             }
             out.write(make_beat(word, batch_ends && n + 1 == output.words));
         }
     }
 
-    typename Capacity::template Memory<MapWord<Stored<W>>, Role::Map> map_;
+    Map map_;
+    std::uint32_t image_words_ = 0, images_ = 1;  // map words that the program's images take, images at a time
     ProgramMemory<W, Capacity> program_;
-    WindowUnit<W, Capacity, Policy> circulant_;
+    typename CirculantUnit<W, Capacity, Policy>::Type circulant_;
     PixelwiseUnit<W, Capacity> pixelwise_;
     Capacity capacity_;
 };

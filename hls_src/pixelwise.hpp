@@ -23,12 +23,12 @@ struct NextEntries {
 template <int W, class Capacity>
 class PixelwiseUnit {
     static constexpr int N = spec::MAP_WORD;
-    using Map = typename Capacity::template Memory<MapWord<Stored<W>>, Role::Map>;
+    using Map = Maps<typename Capacity::template Memory<MapWord<Stored<W>>, Role::Map>>;
     using Program = ProgramMemory<W, Capacity>;
     using Acc = Int<spec::ACC_BITS>;
 
   public:
-    void execute(const Instruction& i, Program& program, Map& map) {
+    void execute(const Instruction& i, Program& program, Map map) {
         const Finish<W> finish(i);
     OUT_ROW:
         for (std::uint32_t y = 0; y < i.out_height; ++y) {
@@ -58,7 +58,7 @@ class PixelwiseUnit {
 
   private:
     // Largest of the results that make output (y, x), map word m.
-    void pooled(const Instruction& i, Map& map, const Finish<W>& finish, std::uint32_t y, std::uint32_t x,
+    void pooled(const Instruction& i, Map map, const Finish<W>& finish, std::uint32_t y, std::uint32_t x,
                 std::uint32_t m, const NextEntries<N>& entries, Lanes<Stored<W>, N>& best) {
         clear(best);
     POOL_ROW:
@@ -91,7 +91,7 @@ class PixelwiseUnit {
     }
 
     // The value that the affine takes. invariant: a sum has at most 255 x 255 pixels, a product 32 bits
-    void reduce(const Instruction& i, Map& map, std::uint32_t oy, std::uint32_t ox, std::uint64_t number,
+    void reduce(const Instruction& i, Map map, std::uint32_t oy, std::uint32_t ox, std::uint64_t number,
                 std::uint32_t m, Lanes<Sample, N>& value) {
         const bool max = i.is(spec::Opcode::Max), multiplies = i.is(spec::Opcode::Product);
         const Overlap rows(oy, i.stride_rows, i.pad_top, i.tap_rows, i.in_height);

@@ -29,6 +29,7 @@ struct StaticBlock {
 template <int ROWS_>
 struct Hardware {
     static constexpr int ROWS = ROWS_;
+    static constexpr std::uint32_t IMAGES = 1;
 
     template <class F>
     static void with_block(int log2, F&& f) {
@@ -40,6 +41,8 @@ struct Hardware {
 template <int ROWS_>
 struct Processor {
     static constexpr int ROWS = ROWS_;
+    static constexpr std::uint32_t IMAGES = 16;           // at a time,
+    static constexpr std::uint32_t MAP_WORDS = 1u << 17;  // if their maps fill no more than that
 
     template <class F>
     static void with_block(int log2, F&& f) {
@@ -122,6 +125,17 @@ class HeapCapacity {
 
   private:
     Limits limits_;
+};
+
+// The maps of an image in map memory, where images that are computed at a time lie one behind the other.
+template <class Memory>
+struct Maps {
+    Memory& memory;
+    std::uint32_t words, offset;  // of an image, before this one
+
+    auto& operator[](std::uint32_t n) const { return memory[offset + n]; }
+    auto* image(std::uint32_t n) const { return &memory[n * words]; }
+    Maps at(std::uint32_t n) const { return {memory, words, n * words}; }
 };
 
 }  // namespace circ

@@ -63,7 +63,7 @@ WORD:
 
 // k = 1: ROWS outputs, each the sum of products of map words with two weight words.
 template <int ROWS, class Weights, class Map>
-void plain_sums(const Instruction& i, Weights& weights, Map& map, const Runs& runs, std::uint32_t row,
+void plain_sums(const Instruction& i, Weights& weights, const Map& map, const Runs& runs, std::uint32_t row,
                 Samples<1> (&sums)[std::size_t{ROWS}]) {
     const RoundShift<spec::ACC_BITS + 1> round(static_cast<int>(i.acc_shift));
     Int<spec::ACC_BITS> acc[std::size_t{ROWS}];

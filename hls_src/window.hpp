@@ -20,20 +20,27 @@ namespace circ {
 template <int W, class Capacity, class Policy>
 class WindowUnit {
     using Part = Int<SPECTRUM_BITS<W>>;
-    using Map = typename Capacity::template Memory<MapWord<Stored<W>>, Role::Map>;
+    using Map = Maps<typename Capacity::template Memory<MapWord<Stored<W>>, Role::Map>>;
     using Program = ProgramMemory<W, Capacity>;
     static constexpr int ROWS = Policy::ROWS;
 
   public:
-    void reserve(std::uint32_t spectra_words) { spectra_.reserve(spectra_words); }
+    void prepare(Program& program, std::uint32_t, std::uint32_t) {
+        std::uint64_t words = 0;
+    ROOM:
+        for (std::uint32_t n = 0; n < program.instructions(); ++n) {
+            words = larger(words, program.code[n].spectra_words());
+        }
+        spectra_.reserve(static_cast<std::uint32_t>(words));
+    }
 
-    void execute(const Instruction& i, Program& program, Map& map) {
+    void execute(std::uint32_t, const Instruction& i, Program& program, Map map, std::uint32_t) {
         Policy::with_block(static_cast<int>(i.log2_block), [&](auto block) { walk(block, i, program, map); });
     }
 
   private:
     template <class Block>
-    void walk(Block block, const Instruction& i, Program& program, Map& map) {
+    void walk(Block block, const Instruction& i, Program& program, Map map) {
         const Finish<W> finish(i);
         std::uint32_t next_row =
             0;  // invariant: of the rows below it, the ring holds all that are still needed
@@ -58,7 +65,7 @@ class WindowUnit {
 
     // Spectra of the rows that output row y needs and that are not there yet.
     template <class Block>
-    void fill_ring(Block block, const Instruction& i, Map& map, std::uint32_t y, std::uint32_t& next_row) {
+    void fill_ring(Block block, const Instruction& i, Map map, std::uint32_t y, std::uint32_t& next_row) {
         const auto row = [&](std::uint32_t result, std::uint32_t taps) {
             const auto at =
                 static_cast<std::int64_t>(std::uint64_t{result} * i.stride_rows) - i.pad_top + taps;
@@ -106,7 +113,7 @@ class WindowUnit {
 
     // The window at a result as one vector: its blocks' spectra from word 0 on.
     template <class Block>
-    void gather(Block block, const Instruction& i, Map& map, std::uint32_t oy, std::uint32_t ox) {
+    void gather(Block block, const Instruction& i, Map map, std::uint32_t oy, std::uint32_t ox) {
         const auto top = static_cast<std::int64_t>(std::uint64_t{oy} * i.stride_rows) - i.pad_top;
         const auto left = static_cast<std::int64_t>(std::uint64_t{ox} * i.stride_columns) - i.pad_left;
         std::uint32_t tap_row = 0, tap_column = 0, channel = 0;
@@ -137,7 +144,7 @@ class WindowUnit {
 
     // A result, all of its channels; the output pixel at map word `pixel` keeps the largest of its results.
     template <class Block>
-    void result(Block block, const Instruction& i, Program& program, Map& map, const Finish<W>& finish,
+    void result(Block block, const Instruction& i, Program& program, Map map, const Finish<W>& finish,
                 std::uint32_t oy, std::uint32_t ox, std::uint32_t pixel, bool first) {
         const std::uint64_t number = oy * i.result_width() + ox;
         const auto residual_at = static_cast<std::uint32_t>(i.add_base + number * i.add_pitch);
