@@ -72,10 +72,14 @@ class SpeechClassifier(nn.Module):
         torch.Tensor
             (batch, classes), before any softmax.
         """
+        return self.outputs_and_cells(x, lengths)[0]
+
+    def outputs_and_cells(self, x: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """Outputs of `forward`, and c of all layers after each sequence's last step, (num_layers, batch, hidden)."""
         packed = pack_padded_sequence(x, lengths, batch_first=True, enforce_sorted=False)
-        _, (h, _) = self.lstm(packed)
+        _, (h, c) = self.lstm(packed)
         logits: Tensor = self.fc(self.dropout(h[-1]))
-        return logits
+        return logits, c
 
     def to_arrays(self) -> dict[str, NDArray[np.float32]]:
         """The state dict as float32 arrays, by the same names."""

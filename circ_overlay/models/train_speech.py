@@ -53,6 +53,8 @@ class SpeechRecipe:
         Of h, see `SpeechClassifier`.
     clip : float
         Bound of each element of the gradient.
+    largest_cell : float
+        What |c| may reach; the mean square of what is above is added to the loss. Fixed point holds less than 8.
     schedule : Schedule
         The training run.
     alteration : Alteration
@@ -66,6 +68,7 @@ class SpeechRecipe:
     block_size: int
     dropout: float
     clip: float
+    largest_cell: float
     schedule: Schedule
     alteration: Alteration
 
@@ -79,6 +82,7 @@ RECIPES: Mapping[str, SpeechRecipe] = {
         block_size=8,
         dropout=0.2,
         clip=0.1,
+        largest_cell=3.0,
         schedule=Schedule(epochs=80, batch=64, learning_rate=6e-3, ema_decay=0.995, label_smoothing=0.05),
         alteration=Alteration(
             speed=0.12, stretch=0.15, pad=800, crop=400, noise_db=(10.0, 40.0), tilt=2.0, time_mask=5, band_mask=6
@@ -176,7 +180,9 @@ def train(
             )
             for i in chosen.long().tolist()
         ]
-        return functional.cross_entropy(network(*pad(altered)), labels, label_smoothing=recipe.schedule.label_smoothing)
+        logits, c = cast(SpeechClassifier, network).outputs_and_cells(*pad(altered))
+        excess = functional.relu(c.abs() - recipe.largest_cell).square().mean()
+        return functional.cross_entropy(logits, labels, label_smoothing=recipe.schedule.label_smoothing) + excess
 
     bands, classes = recipe.front.bands, len(training.classes)
     network = SpeechClassifier(bands, recipe.hidden, classes, recipe.block_size, recipe.layers, recipe.dropout)
@@ -224,6 +230,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     lines = io.StringIO()
     handlers: list[logging.Handler] = [logging.StreamHandler(lines)]
     if arguments.log is not None:
+        arguments.log.parent.mkdir(parents=True, exist_ok=True)
         handlers.append(logging.FileHandler(arguments.log, mode="a" if arguments.resume else "w"))
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", handlers=handlers, force=True)
     torch.set_num_threads(arguments.threads)
