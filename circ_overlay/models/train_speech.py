@@ -82,8 +82,8 @@ RECIPES: Mapping[str, SpeechRecipe] = {
         block_size=8,
         dropout=0.2,
         clip=0.1,
-        largest_cell=3.0,
-        schedule=Schedule(epochs=80, batch=64, learning_rate=6e-3, ema_decay=0.995, label_smoothing=0.05),
+        largest_cell=2.0,
+        schedule=Schedule(epochs=100, batch=64, learning_rate=6e-3, ema_decay=0.995, label_smoothing=0.05),
         alteration=Alteration(
             speed=0.12, stretch=0.15, pad=800, crop=400, noise_db=(10.0, 40.0), tilt=2.0, time_mask=5, band_mask=6
         ),
