@@ -93,9 +93,10 @@ class BlockCirculantLinear(nn.Module):
                 f"x has shape {tuple(x.shape)}; this layer needs (..., {self.in_features}): flatten or "
                 "reshape the input so that its last dimension holds the features"
             )
-        check_dtype(x, self.weight)
+        weight = self.weight  # read once: under a parametrization every reading computes it
+        check_dtype(x, weight)
         rows = x.reshape(-1, self.in_features)
-        y = product(rows, spectrum(self.weight), self.block_size, self.out_features)
+        y = product(rows, spectrum(weight), self.block_size, self.out_features)
         if self.bias is not None:
             y = y + self.bias
         return y.reshape(*x.shape[:-1], self.out_features)
