@@ -19,7 +19,7 @@ from circ_overlay import datasets
 from circ_overlay.audio import Recordings
 from circ_overlay.models import train_speech
 from circ_overlay.models.augment_speech import Alteration
-from circ_overlay.models.networks_speech import SpeechClassifier, google_lstm
+from circ_overlay.models.networks_speech import EveryStep, SpeechClassifier, google_lstm
 from circ_overlay.models.recipes import Schedule
 from circ_overlay.models.speech import FrontEnd
 from circ_overlay.models.train_speech import RECIPES, Features, SpeechRecipe, classify, pad, split_for, train
@@ -62,6 +62,15 @@ def test_what_follows_a_sequence_does_not_count() -> None:
     for row, length in enumerate(lengths):
         x[row, length:] = float("nan")
     torch.testing.assert_close(network(x, lengths), expected, rtol=0, atol=0)
+
+
+def test_every_step_ends_with_the_classifiers_answer() -> None:
+    network = SpeechClassifier(13, 20, 7, 8, 2, dropout=0.5).eval()
+    rows = sequences()
+    for row, logits in zip(rows, network(*pad(rows))):
+        steps = EveryStep(network)(torch.from_numpy(row)[None])
+        assert steps.shape == (1, len(row), 7)
+        torch.testing.assert_close(steps[0, -1], logits)
 
 
 def dense_of(blocks: np.ndarray, rows: int, columns: int) -> np.ndarray:

@@ -12,7 +12,7 @@ from torch.nn.utils.rnn import pack_padded_sequence
 
 from circ_overlay.nn import BlockCirculantLinear, BlockCirculantLSTM
 
-__all__ = ["SpeechClassifier", "google_lstm"]
+__all__ = ["EveryStep", "SpeechClassifier", "google_lstm"]
 
 
 class SpeechClassifier(nn.Module):
@@ -101,6 +101,23 @@ class SpeechClassifier(nn.Module):
         network = cls(int(arrays["features"]), hidden, len(arrays["fc.bias"]), k, layers)
         network.load_state_dict({name: torch.from_numpy(arrays[name]) for name in network.state_dict()})
         return network.eval()
+
+
+class EveryStep(nn.Module):
+    """A trained `SpeechClassifier`, whose layers it shares, as the compiler takes it: outputs after every step.
+
+    A host that wants the answer for the whole recording takes the outputs of the last step.
+    """
+
+    def __init__(self, trained: SpeechClassifier) -> None:
+        super().__init__()
+        self.lstm, self.fc = trained.lstm, trained.fc
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Classify beginnings of sequences: (batch, steps, features) to (batch, steps, classes)."""
+        y, _ = self.lstm(x)
+        logits: Tensor = self.fc(y)
+        return logits
 
 
 def google_lstm(block_size: int, seed: int = 0, num_layers: int = 1) -> BlockCirculantLSTM:
