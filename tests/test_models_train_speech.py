@@ -15,8 +15,9 @@ pytest.importorskip("tqdm")
 
 import torch
 
-from circ_overlay import datasets
+from circ_overlay import datasets, golden
 from circ_overlay.audio import Recordings
+from circ_overlay.compiler import compile
 from circ_overlay.models import train_speech
 from circ_overlay.models.augment_speech import Alteration
 from circ_overlay.models.networks_speech import EveryStep, SpeechClassifier, google_lstm
@@ -71,6 +72,19 @@ def test_every_step_ends_with_the_classifiers_answer() -> None:
         steps = EveryStep(network)(torch.from_numpy(row)[None])
         assert steps.shape == (1, len(row), 7)
         torch.testing.assert_close(steps[0, -1], logits)
+
+
+def test_the_compiler_takes_every_step() -> None:
+    torch.manual_seed(0)
+    network = SpeechClassifier(13, 20, 7, 8).eval()
+    rows = sequences((9, 20, 1, 15))
+    program = compile(EveryStep(network), rows, name="tiny")
+    inputs = program.input.quantise(np.concatenate(rows), program.width)
+    ends = np.cumsum([len(row) for row in rows])
+    starts = np.isin(np.arange(ends[-1]), [0, *ends[:-1]])
+    found = golden.run(program, inputs, starts=starts)[ends - 1] / 2.0**program.output.frac
+    expected = network(*pad(rows)).detach().numpy()
+    assert np.sum((found - expected) ** 2) < 1e-4 * np.sum(expected**2)
 
 
 def dense_of(blocks: np.ndarray, rows: int, columns: int) -> np.ndarray:
