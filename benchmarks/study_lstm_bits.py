@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """What a few bits cost an LSTM of the zoo: its float steps beside a simulation with rounded values.
 
-    python benchmarks/study_lstm_bits.py FILE.npz [--split test] [--bits 8 10 12 16]
+    python benchmarks/study_lstm_bits.py FILE.npz [--split test] [--bits 8 10 12 16] [--golden]
 
 FILE.npz is what `circ_overlay.models.train_speech` writes. Rounded to W bits are the spectra of the weights (scaled row
 of blocks by row of blocks), x, h, c and the gates; what the gates' functions take has W + 4 bits from -8 to 8 and goes
 through the core's own integer table. The product itself is computed in float64: the rounding inside the core's
-transforms is left out, being smaller (docs/numerics.md). Ranges are those of the float run.
+transforms is left out, being smaller (docs/numerics.md). Ranges are those of the float run. --golden also compiles the
+network for 12 bits, on every 27th training recording, and runs the core's golden model: every bit; it needs PyTorch.
 """
 
 from __future__ import annotations
@@ -97,17 +98,34 @@ class Cell:
         return self.product("fc.weight", h[-1], 1)[:, 0, : len(self.arrays["fc.bias"])] + self.arrays["fc.bias"]
 
 
+def compiled(arrays: dict[str, NDArray[Any]], sample: list[NDArray[Any]], rows: list[NDArray[Any]]) -> Reals:
+    """Outputs after each sequence's last step, of the network compiled on `sample`, by the golden model."""
+    from circ_overlay.compiler import compile
+    from circ_overlay.models.networks_speech import EveryStep, SpeechClassifier
+
+    program = compile(EveryStep(SpeechClassifier.from_arrays(arrays)), sample, name="study")
+    ends = np.cumsum([len(row) for row in rows])
+    starts = np.isin(np.arange(ends[-1]), [0, *ends[:-1]])
+    inputs = program.input.quantise(np.concatenate(rows), program.width)
+    return golden.run(program, inputs, starts=starts)[ends - 1] / 2.0**program.output.frac
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("file", type=Path)
     parser.add_argument("--split", default="test")
     parser.add_argument("--bits", type=int, nargs="*", default=[8, 10, 12, 16])
+    parser.add_argument("--golden", action="store_true")
     arguments = parser.parse_args()
     with np.load(arguments.file, allow_pickle=False) as file:
         arrays = dict(file)
     front = FrontEnd(**{name: arrays[f"front_{name}"].item() for name in FrontEnd.__dataclass_fields__})
+
+    def features(sound: NDArray[np.int16]) -> NDArray[np.float32]:
+        return normalise(log_mel(sound, front), arrays["mean"], arrays["deviation"])
+
     data = datasets.load_recordings("fsdd", arguments.split)
-    rows = [normalise(log_mel(sound, front), arrays["mean"], arrays["deviation"]) for sound in data.recordings]
+    rows = [features(sound) for sound in data.recordings]
     lengths = np.array([len(row) for row in rows])
     x = np.zeros((len(rows), lengths.max(), front.bands))
     for place, row in zip(x, rows):
@@ -127,6 +145,14 @@ def main() -> None:
         print(
             f"{bits} bits, h with {bits - h_integer} fraction bits: {np.sum(rounded.argmax(1) == data.labels)} right, "
             f"{np.sum(rounded.argmax(1) == outputs.argmax(1))} as float, SNR {-10 * np.log10(noise):.1f} dB"
+        )
+    if arguments.golden:
+        sample = [features(sound) for sound in datasets.load_recordings("fsdd", "train").recordings[::27]]
+        found = compiled(arrays, sample, rows)
+        noise = np.mean((found - outputs) ** 2) / np.mean(outputs**2)
+        print(
+            f"golden model: {np.sum(found.argmax(1) == data.labels)} right, "
+            f"{np.sum(found.argmax(1) == outputs.argmax(1))} as float, SNR {-10 * np.log10(noise):.1f} dB"
         )
 
 
