@@ -104,7 +104,8 @@ def list_models() -> None:
 def data(names: tuple[str, ...]) -> None:
     """List the data sets, or download and check those NAMES."""
     for name in names:
-        sizes = [len(datasets.load(name, split)) for split in ("train", "test")]
+        load = datasets.load_recordings if datasets.DATASETS[name].sound else datasets.load
+        sizes = [len(load(name, split)) for split in ("train", "test")]
         click.echo(f"{name}: {sizes[0]:,} training and {sizes[1]:,} test samples, checksums right")
     if names:
         return
