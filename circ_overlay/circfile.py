@@ -12,8 +12,9 @@ import json
 import math
 import os
 import zipfile
+from dataclasses import asdict, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,38 +22,28 @@ from numpy.typing import NDArray
 from . import spec
 from .errors import ProgramError, ProgramFileError
 from .files import atomic_write
-from .program import Layer, Port, Program
+from .program import Layer, Map, Port, Program, Segment, Slice, Span, Tensor
 
 __all__ = ["FORMAT", "FORMAT_VERSION", "load", "save"]
 
 FORMAT = "circ-overlay program"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 _MANIFEST, _SUMS = "manifest.json", "SHA256SUMS"
 _EPOCH = (1980, 1, 1, 0, 0, 0)  # a zip's earliest date: no clock in the file
 _MAX_MEMBER = 1 << 28  # bytes; far above any program, far below what would exhaust a board's memory
 _ARRAYS = {"weights": np.int16, "scale": np.int32, "bias": np.int64}
+_MAPS = ("source", "target", "residual", "factor")
+_ENUMS = ("opcode", "activation")
+_PLAIN = tuple(f.name for f in fields(Layer) if f.name not in {*_ARRAYS, *_MAPS, *_ENUMS})
+T = TypeVar("T")
 
 
 def save(program: Program, path: str | os.PathLike[str]) -> None:
     """Write `program` to `path`, atomically."""
     members: dict[str, bytes] = {}
-    layers = []
-    for index, layer in enumerate(program.layers):
-        entry: dict[str, Any] = {
-            "name": layer.name,
-            "op": spec.Opcode.LINEAR.name.lower(),
-            "in_features": layer.in_features,
-            "out_features": layer.out_features,
-            "block_size": layer.block_size,
-            "acc_shift": layer.acc_shift,
-            "affine_shift": layer.affine_shift,
-            "activation": layer.activation.name.lower(),
-            "out_frac": layer.out_frac,
-        }
-        for name, dtype in _ARRAYS.items():
-            entry[name] = f"arrays/{index:02d}.{name}.npy"
-            members[entry[name]] = _npy(np.asarray(getattr(layer, name), dtype))
-        layers.append(entry)
+    segments = [
+        _segment(segment, f"arrays/{index:02d}.", members) for index, segment in enumerate(program.segments)
+    ]
     manifest = {
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
@@ -60,9 +51,10 @@ def save(program: Program, path: str | os.PathLike[str]) -> None:
         "spec_hash": spec.SPEC_HASH,
         "name": program.name,
         "width": program.width,
-        "input": _port(program.input),
-        "output": _port(program.output),
-        "layers": layers,
+        "input": asdict(program.input),
+        "output": asdict(program.output),
+        "tensors": {name: asdict(tensor) for name, tensor in program.tensors.items()},
+        "segments": segments,
         "labels": list(program.labels),
         "metadata": program.metadata,
     }
@@ -134,8 +126,26 @@ def _npy(array: NDArray[Any]) -> bytes:
     return buffer.getvalue()
 
 
-def _port(port: Port) -> dict[str, Any]:
-    return {"shape": list(port.shape), "frac": port.frac, "storage": port.storage}
+def _segment(segment: Segment, prefix: str, members: dict[str, bytes]) -> dict[str, Any]:
+    """A segment as JSON; its layers' arrays go into `members`."""
+    layers = []
+    for index, layer in enumerate(segment.layers):
+        entry = {name: getattr(layer, name) for name in _PLAIN}
+        entry |= {name: getattr(layer, name).name.lower() for name in _ENUMS}
+        for name in _MAPS:
+            m = getattr(layer, name)
+            entry[name] = None if m is None else asdict(m)
+        for name, dtype in _ARRAYS.items():
+            entry[name] = f"{prefix}{index:02d}.{name}.npy"
+            members[entry[name]] = _npy(np.asarray(getattr(layer, name), dtype))
+        layers.append(entry)
+    return {
+        "layers": layers,
+        **{name: asdict(getattr(segment, name)) for name in ("input", "output", "state")},
+        **{name: [asdict(s) for s in getattr(segment, name)] for name in ("reads", "writes")},
+        "u8": segment.u8,
+        "sequence": segment.sequence,
+    }
 
 
 def _members(content: bytes) -> dict[str, bytes]:
@@ -163,40 +173,67 @@ def _verify(members: dict[str, bytes]) -> None:
 
 
 def _build(manifest: dict[str, Any], members: dict[str, bytes]) -> Program:
-    layers = []
-    for entry in manifest["layers"]:
-        if entry["op"] != spec.Opcode.LINEAR.name.lower():
-            raise ProgramError(f"operation {entry['op']!r} is unknown")
-        values: dict[str, Any] = {}
-        for name, dtype in _ARRAYS.items():
-            values[name] = _array(members.pop(entry[name]), entry[name], np.dtype(dtype))
-        for name in ("in_features", "out_features", "acc_shift", "affine_shift", "out_frac"):
-            values[name] = _integer(entry[name])
-        activation = spec.Activation[entry["activation"].upper()]
-        if entry["block_size"] != 2 * values["weights"].shape[2]:
-            raise ProgramError(f"block size {entry['block_size']} is not that of the weights")
-        layers.append(Layer(name=entry["name"], activation=activation, **values))
+    segments = tuple(_build_segment(entry, members) for entry in manifest["segments"])
     if members.keys() != {_MANIFEST, _SUMS}:
         raise ProgramError(f"members that belong to nothing: {', '.join(members.keys() - {_MANIFEST, _SUMS})}")
     labels = manifest["labels"]
     if not isinstance(labels, list) or not all(isinstance(label, str) for label in labels):
         raise ProgramError("labels are not a list of texts")
-    ports = {
-        end: Port(
-            shape=tuple(_integer(n) for n in manifest[end]["shape"]),
-            frac=_integer(manifest[end]["frac"]),
-            storage=manifest[end]["storage"],
-        )
-        for end in ("input", "output")
-    }
     return Program(
         name=manifest["name"],
         width=_integer(manifest["width"]),
-        layers=tuple(layers),
+        input=_record(Port, manifest["input"]),
+        output=_record(Port, manifest["output"]),
+        segments=segments,
+        tensors={name: _record(Tensor, entry) for name, entry in manifest["tensors"].items()},
         labels=tuple(labels),
         metadata=dict(manifest["metadata"]),
-        **ports,
     )
+
+
+def _build_segment(entry: dict[str, Any], members: dict[str, bytes]) -> Segment:
+    layers = []
+    for values in entry["layers"]:
+        values = dict(values)
+        for name, dtype in _ARRAYS.items():
+            values[name] = _array(members.pop(values[name]), values[name], np.dtype(dtype))
+        for name in _MAPS:
+            values[name] = None if values[name] is None else _record(Map, values[name])
+        values["opcode"] = spec.Opcode[values["opcode"].upper()]
+        values["activation"] = spec.Activation[values["activation"].upper()]
+        layers.append(_record(Layer, values))
+    return Segment(
+        layers=tuple(layers),
+        **{name: _record(Span, entry[name]) for name in ("input", "output", "state")},
+        **{name: tuple(_record(Slice, s) for s in entry[name]) for name in ("reads", "writes")},
+        u8=_typed("u8", entry["u8"], bool),
+        sequence=_typed("sequence", entry["sequence"], bool),
+    )
+
+
+def _record(kind: type[T], values: dict[str, Any]) -> T:
+    """A dataclass from JSON, with every field given and of the type that it is declared with."""
+    names = {f.name: str(f.type) for f in fields(kind)}  # type: ignore[arg-type]
+    if names.keys() != values.keys():
+        raise ProgramError(f"a {kind.__name__} with fields {', '.join(values)}; expected {', '.join(names)}")
+    checked = dict(values)
+    for name, declared in names.items():
+        if declared in _TYPES:
+            checked[name] = _typed(name, values[name], _TYPES[declared])
+        elif declared.startswith("tuple[int"):
+            checked[name] = tuple(_integer(n) for n in values[name])
+        elif declared == "int | None" and values[name] is not None:
+            _integer(values[name])
+    return kind(**checked)
+
+
+_TYPES: dict[str, type] = {"int": int, "str": str, "bool": bool}
+
+
+def _typed(name: str, value: object, kind: type[T]) -> T:
+    if type(value) is not kind:
+        raise ProgramError(f"{name} is {value!r} where {kind.__name__} is expected")
+    return value
 
 
 def _array(data: bytes, name: str, dtype: np.dtype[Any]) -> NDArray[Any]:

@@ -21,7 +21,7 @@ from .tables import SIGMOID, TWIDDLES
 __all__ = ["cpp_header", "generated_files", "hwh_registers", "markdown", "tcl", "write"]
 
 _ENUMS: tuple[type[IntEnum], ...] = (spec.Command, spec.Status, spec.Opcode, spec.Activation)
-_FLAGS = (spec.LayerFlag, spec.Capability)
+_FLAGS = (spec.LayerFlag, spec.ImageFlag, spec.Capability)
 
 
 def _constants() -> Iterator[tuple[str, int]]:

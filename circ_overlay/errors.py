@@ -13,6 +13,7 @@ __all__ = [
     "IncompatibleError",
     "ProgramError",
     "ProgramFileError",
+    "require",
 ]
 
 
@@ -50,3 +51,9 @@ class DmaError(CircOverlayError, OSError):
 
 class CoreTimeoutError(CircOverlayError, TimeoutError):
     """A wait ran into its limit; the message tells what each side was doing."""
+
+
+def require(condition: bool, message: str) -> None:
+    """Raise ProgramError with `message` unless `condition`."""
+    if not condition:
+        raise ProgramError(message)

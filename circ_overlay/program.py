@@ -1,211 +1,104 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Program: a compiled network, every number already in the core's formats. The only door to a ``.circ`` file.
 
-A Program is checked when it is made, so whatever holds one may rely on it. It never quantises weights:
-that is the compiler's work.
+A program is a row of segments: each fits on the chip, is loaded as one image and streams the whole batch
+through before the next one is loaded. Between segments, tensors wait in the host's memory. A Program is
+checked when it is made, so whatever holds one may rely on it. It never quantises weights: that is the
+compiler's work.
 """
 
 from __future__ import annotations
 
-import math
 import os
-import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 from . import spec
-from .errors import ProgramError
-from .fixedpoint import limits
+from .errors import require
+from .layer import Layer, Map
+from .port import Port
 
-__all__ = ["Layer", "Port", "Program"]
-
-Ints = NDArray[np.int64]
-_STORAGE: dict[str, np.dtype[Any]] = {"int16": np.dtype("<i2"), "uint8": np.dtype("u1")}
-
-
-def _require(condition: bool, message: str) -> None:
-    if not condition:
-        raise ProgramError(message)
+__all__ = ["Layer", "Map", "Port", "Program", "Segment", "Slice", "Span", "Tensor"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Port:
-    """Input or output of a program: what a user's array has to look like, and how it travels.
+class Tensor:
+    """What waits in the host's memory between segments: (batch, pixels, channels) int16."""
 
-    Parameters
-    ----------
-    shape : shape of one sample; its elements go over the stream in C order.
-    frac : fraction bits, -64..64; integer n stands for ``n * 2**-frac``.
-    storage : element on the stream, "int16" or "uint8".
+    pixels: int
+    channels: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Slice:
+    """Channels `first` to `first + channels` of a tensor, as they travel over a stream.
+
+    `tensor` is a name among the program's tensors, or "input" or "output" for its ports.
     """
 
-    shape: tuple[int, ...]
-    frac: int
-    storage: str = "int16"
+    tensor: str
+    first: int = 0
+    channels: int
 
-    def __post_init__(self) -> None:
-        _require(self.storage in _STORAGE, f"storage {self.storage!r}: allowed are {', '.join(_STORAGE)}")
-        _require(
-            len(self.shape) > 0 and all(isinstance(n, int) and n > 0 for n in self.shape),
-            f"shape {self.shape!r}: a sample's shape is a tuple of positive integers",
-        )
-        _require(self.features < 1 << 16, f"shape {self.shape}: a sample has at most 65535 elements")
-        _require(-64 <= self.frac <= 64, f"frac={self.frac}: allowed are -64..64")
 
-    @property
-    def features(self) -> int:
-        """Elements of one sample."""
-        return math.prod(self.shape)
+@dataclass(frozen=True, kw_only=True)
+class Span:
+    """A run of `words` map words from `base` on."""
 
-    @property
-    def dtype(self) -> np.dtype[Any]:
-        """NumPy dtype of an element on the stream."""
-        return _STORAGE[self.storage]
-
-    @property
-    def beats(self) -> int:
-        """Stream beats of one sample."""
-        return spec.beats(self.features, self.dtype.itemsize)
-
-    def flatten(self, x: ArrayLike) -> NDArray[Any]:
-        """`x` as (batch, features).
-
-        Raises
-        ------
-        ValueError
-            `x` is not numeric, or no batch of samples: (batch, \\*shape) or (batch, features).
-        """
-        array = np.asarray(x)
-        if array.dtype.kind not in "buif":
-            raise ValueError(f"input of dtype {array.dtype}: expected real numbers")
-        if array.ndim and array.shape[1:] in (self.shape, (self.features,)):
-            return array.reshape(len(array), self.features)
-        hint = "; add a batch axis: x[None]" if array.shape in (self.shape, (self.features,)) else ""
-        raise ValueError(
-            f"input of shape {array.shape}: expected (batch, {', '.join(map(str, self.shape))})"
-            + ("" if len(self.shape) == 1 else f" or (batch, {self.features})")
-            + hint
-        )
-
-    def quantise(self, x: ArrayLike, width: int) -> NDArray[Any]:
-        """Real-valued samples as stream elements, (batch, features) of :attr:`dtype`.
-
-        Values beyond the format saturate; uint8 samples for a uint8 port with frac 0 pass untouched.
-
-        Raises
-        ------
-        ValueError
-            wrong shape, not numeric, NaN or infinity.
-        """
-        array = self.flatten(x)
-        if array.dtype == np.uint8 and self.storage == "uint8" and self.frac == 0:
-            return array
-        low, high = (0, 255) if self.storage == "uint8" else limits(width)
-        # In float64 neither the scaling nor the half added below can round any float32 or 16-bit integer.
-        values: NDArray[Any] = array.astype(np.float64)
-        if values.size:
-            # min and max are NaN or infinite exactly if some value is: two cheap passes instead of a mask.
-            least, largest = values.min(), values.max()
-            if not (np.isfinite(least) and np.isfinite(largest)):
-                raise ValueError("input holds NaN or infinite values; only finite numbers can be quantised")
-            if self.storage == "uint8" and array.dtype.kind == "f" and 0 < largest <= 1.0:
-                warnings.warn(
-                    f"all inputs lie in {least:g}..{largest:g}, but this network takes raw pixels, 0..255: "
-                    "were they scaled to 0..1?",
-                    stacklevel=2,
-                )
-        values *= 2.0**self.frac
-        values += 0.5
-        np.floor(values, out=values)
-        return np.clip(values, low, high, out=values).astype(self.dtype)
-
-    def check(self, x: NDArray[Any]) -> Ints:
-        """Quantised samples as int64 (batch, features).
-
-        Raises
-        ------
-        ValueError
-            wrong shape, not integers, or values that the storage cannot hold.
-        """
-        array = self.flatten(x)
-        info = np.iinfo(self.dtype)
-        if array.dtype.kind not in "iu":
-            raise ValueError(f"quantised input of dtype {array.dtype}: expected integers")
-        if array.size and (array.min() < info.min or array.max() > info.max):
-            raise ValueError(f"quantised input outside {info.min}..{info.max}, the range of {self.storage}")
-        return array.astype(np.int64)
-
-    def value(self, n: NDArray[Any]) -> NDArray[np.float32]:
-        """Stream elements (batch, features) as real samples (batch, \\*shape), float32."""
-        return (n.astype(np.float32) * np.float32(2.0**-self.frac)).reshape(len(n), *self.shape)
+    base: int = 0
+    words: int = 0
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Layer:
-    """A block-circulant fully connected layer in the core's numbers.
+class Segment:
+    """What one program image does to a batch.
 
     Parameters
     ----------
-    in_features, out_features : sizes; neither need be a multiple of the block size.
-    weights : (p, q, k/2, 2) int16, spectra of the blocks in the order of :func:`spec.spectrum_order`.
-    scale : (out_features,) int32, of SCALE_BITS bits.
-    bias : (out_features,) int64, of BIAS_BITS bits, in units of the product time output x scale.
-    acc_shift, affine_shift : rounding right shifts after the accumulators and after the affine.
-    activation : see :class:`spec.Activation`.
-    out_frac : fraction bits of the outputs.
-    name : for tables and messages.
+    layers : in the order of execution.
+    input, output : map words that are filled from the input stream, and sent to the output stream.
+    reads, writes : the tensors' slices that those words are, one behind the other.
+    u8 : the input stream carries bytes.
+    sequence : images are steps of sequences; a control beat before each says whether a sequence begins.
+    state : map words that are cleared when one does.
     """
 
-    in_features: int
-    out_features: int
-    weights: NDArray[np.int16]
-    scale: NDArray[np.int32]
-    bias: NDArray[np.int64]
-    acc_shift: int
-    affine_shift: int
-    activation: spec.Activation
-    out_frac: int
-    name: str = "linear"
+    layers: tuple[Layer, ...]
+    input: Span
+    output: Span
+    reads: tuple[Slice, ...]
+    writes: tuple[Slice, ...]
+    u8: bool = False
+    sequence: bool = False
+    state: Span = Span()
 
     @property
-    def block_size(self) -> int:
-        """k, in elements."""
-        return 2 * int(self.weights.shape[2])
+    def in_beats(self) -> int:
+        """Stream beats of one image in, a control beat included."""
+        words = self.input.words
+        return (-(-words // 2) if self.u8 else words) + self.sequence
 
-    def validate(self, width: int) -> None:
-        """Raise ProgramError unless every number fits the core of `width` bits."""
-        w, where = self.weights, f"layer {self.name!r}: "
-        _require(isinstance(self.name, str) and self.name.isprintable(), f"layer name {self.name!r}: expected text")
-        _require(w.ndim == 4 and w.shape[3] == 2, f"{where}weights of shape {w.shape}: expected (p, q, k/2, 2)")
-        k = self.block_size
-        _require(k in spec.BLOCK_SIZES, f"{where}block size {k}: allowed are {spec.BLOCK_SIZES}")
-        _require(-64 <= self.out_frac <= 64, f"{where}out_frac={self.out_frac}: allowed are -64..64")
-        curved = self.activation in (spec.Activation.SIGMOID, spec.Activation.TANH)
-        _require(
-            not curved or self.out_frac == width - 1,
-            f"{where}out_frac={self.out_frac}: a {self.activation.name.lower()} gives {width - 1} fraction bits",
-        )
-        for name in ("in_features", "out_features"):
-            n = getattr(self, name)
-            _require(0 < n < 1 << 16, f"{where}{name}={n}: allowed are 1..65535")
-        grid = (-(-self.out_features // k), -(-self.in_features // k))
-        _require(w.shape[:2] == grid, f"{where}{w.shape[:2]} blocks: {grid} are needed for k={k}")
-        for name, bits, shape in (
-            ("weights", width, w.shape),
-            ("scale", spec.SCALE_BITS, (self.out_features,)),
-            ("bias", spec.BIAS_BITS, (self.out_features,)),
-        ):
-            a, (low, high) = getattr(self, name), limits(bits)
-            _require(a.dtype.kind == "i", f"{where}{name} of dtype {a.dtype}: expected signed integers")
-            _require(a.shape == shape, f"{where}{name} of shape {a.shape}: expected {shape}")
-            _require(bool(a.min() >= low and a.max() <= high), f"{where}{name} exceeds {bits} bits")
-        for name, top in (("acc_shift", spec.MAX_ACC_SHIFT), ("affine_shift", spec.MAX_AFFINE_SHIFT)):
-            shift = getattr(self, name)
-            _require(0 <= shift <= top, f"{where}{name}={shift}: allowed are 0..{top}")
+    @property
+    def out_beats(self) -> int:
+        """Stream beats of one image out."""
+        return self.output.words
+
+    @property
+    def in_dtype(self) -> np.dtype[Any]:
+        """NumPy dtype of an element on the input stream."""
+        return np.dtype("u1") if self.u8 else np.dtype("<i2")
+
+    @property
+    def map_words(self) -> int:
+        """Map words up to the last one in use."""
+        maps = [m for la in self.layers for m in (la.source, la.target, la.residual, la.factor) if m is not None]
+        spans = (self.input, self.output, self.state)
+        return max(*(m.end for m in maps), *(s.base + s.words for s in spans))
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -217,77 +110,147 @@ class Program:
     name : the network's name.
     width : W, bits of activations and weights; the core must be built for the same.
     input, output : ports.
-    layers : in the order of execution.
+    segments : in the order of execution.
+    tensors : what segments hand on to later ones, by name.
     labels : names of the classes, or empty.
     metadata : anything JSON that belongs to the network: where it came from, its accuracy.
 
     Raises
     ------
     ProgramError
-        Something does not fit: sizes of neighbouring layers, a value in its format.
+        Something does not fit: a value in its format, a tensor that is read before it is written.
     """
 
     name: str
     width: int
     input: Port
     output: Port
-    layers: tuple[Layer, ...]
+    segments: tuple[Segment, ...]
+    tensors: dict[str, Tensor] = field(default_factory=dict)
     labels: tuple[str, ...] = ()
     metadata: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        _require(
+        require(
             isinstance(self.name, str) and 0 < len(self.name) <= 200 and self.name.isprintable(),
             f"name {self.name!r}: expected up to 200 printable characters",
         )
-        _require(self.width in spec.WIDTHS, f"width={self.width}: allowed are 8..16 bits")
-        _require(0 < len(self.layers) <= spec.MAX_LAYERS, f"{len(self.layers)} layers: allowed are 1..64")
-        features = self.input.features
-        for layer in self.layers:
-            layer.validate(self.width)
-            _require(
-                layer.in_features == features,
-                f"layer {layer.name!r} takes {layer.in_features} features, but {features} arrive",
-            )
-            features = layer.out_features
-        _require(self.output.features == features, f"output shape {self.output.shape}: {features} arrive")
-        _require(self.output.storage == "int16", "outputs travel as int16")
-        _require(self.output.frac == self.layers[-1].out_frac, "output format differs from the last layer's")
-        _require(
+        require(self.width in spec.WIDTHS, f"width={self.width}: allowed are 8..16 bits")
+        require(len(self.segments) > 0, "a program has at least one segment")
+        require(self.output.storage == "int16", "outputs travel as int16")
+        require(
             self.input.storage == "int16" or self.width > 8,
             "uint8 inputs need activations of at least 9 bits; quantise the input to int16 storage",
         )
-        _require(
-            not self.labels or len(self.labels) == features,
-            f"{len(self.labels)} labels for {features} outputs",
+        require(
+            not self.labels or len(self.labels) == self.output.features,
+            f"{len(self.labels)} labels for {self.output.features} outputs",
         )
+        require(not {"input", "output"} & self.tensors.keys(), "'input' and 'output' are the ports' names")
+        require(len({s.sequence for s in self.segments}) == 1, "either all segments work on sequences or none does")
+        written: dict[str, set[int]] = {"input": set(range(self.input.channels))}
+        for index, segment in enumerate(self.segments):
+            self._validate(segment, f"segment {index}: ", written)
+        require(
+            written.get("output") == set(range(self.output.channels)),
+            f"output of {self.output.channels} channels: the segments do not write all of them",
+        )
+
+    def _validate(self, segment: Segment, where: str, written: dict[str, set[int]]) -> None:
+        layers = len(segment.layers)
+        require(0 < layers <= spec.MAX_LAYERS, f"{where}{layers} layers: allowed are 1..{spec.MAX_LAYERS}")
+        for layer in segment.layers:
+            layer.validate(self.width)
+        for slices, span, what in (
+            (segment.reads, segment.input, "input"),
+            (segment.writes, segment.output, "output"),
+        ):
+            require(len(slices) > 0, f"{where}no {what}")
+            words = 0
+            for s in slices:
+                tensor = self.tensor(s.tensor)
+                require(
+                    s.first >= 0 and s.channels > 0 and s.first + s.channels <= tensor.channels,
+                    f"{where}channels {s.first}..{s.first + s.channels - 1} of {s.tensor}: it has {tensor.channels}",
+                )
+                words += tensor.pixels * spec.pixel_words(s.channels)
+                channels = set(range(s.first, s.first + s.channels))
+                if what == "input":
+                    require(channels <= written.get(s.tensor, set()),
+                            f"{where}reads of {s.tensor!r} what no segment before has written")  # fmt: skip
+                else:
+                    before = written.setdefault(s.tensor, set())
+                    require(s.tensor != "input" and not channels & before, f"{where}writes {s.tensor!r} twice")
+                    before |= channels
+            require(words == span.words, f"{where}{what} of {span.words} words, but its tensors fill {words}")
+        bytes_in = self.input.storage == "uint8" and any(s.tensor == "input" for s in segment.reads)
+        require(segment.u8 == bytes_in, f"{where}u8={segment.u8}, but the input port carries {self.input.storage}")
+        require(not segment.u8 or all(s.tensor == "input" for s in segment.reads),
+                f"{where}a stream carries bytes or int16, not both")  # fmt: skip
+
+    @classmethod
+    def chain(
+        cls, *, name: str, width: int, input: Port, output: Port, layers: Sequence[Layer], **rest: Any
+    ) -> Program:
+        """A program of one segment: the input fills the first layer's source, the last one's target is sent."""
+        first, last = layers[0].source, layers[-1].target
+        segment = Segment(
+            layers=tuple(layers),
+            input=Span(base=first.base, words=first.pixels * first.pixel_words),
+            output=Span(base=last.base, words=last.pixels * last.pixel_words),
+            reads=(Slice(tensor="input", channels=input.channels),),
+            writes=(Slice(tensor="output", channels=output.channels),),
+            u8=input.storage == "uint8",
+        )
+        return cls(name=name, width=width, input=input, output=output, segments=(segment,), **rest)
+
+    def tensor(self, name: str) -> Tensor:
+        """A tensor or port by name; ProgramError if there is none."""
+        ports = {"input": self.input, "output": self.output}
+        if name in ports:
+            return Tensor(pixels=ports[name].pixels, channels=ports[name].channels)
+        require(name in self.tensors, f"there is no tensor {name!r}")
+        return self.tensors[name]
+
+    @property
+    def layers(self) -> tuple[Layer, ...]:
+        """Layers of all segments."""
+        return tuple(layer for segment in self.segments for layer in segment.layers)
+
+    @property
+    def sequence(self) -> bool:
+        """True if samples are steps of sequences."""
+        return self.segments[0].sequence
 
     @property
     def parameters(self) -> int:
-        """Stored real numbers: p*q*k of each layer, and scale and bias of each output."""
-        return sum(la.weights.size + 2 * la.out_features for la in self.layers)
+        """Stored real numbers: p*q*k of each layer and tap, and scale and bias of each output channel."""
+        return sum(la.parameters for la in self.layers)
 
     @property
     def dense_parameters(self) -> int:
         """What the same layers would store uncompressed."""
-        return sum(la.in_features * la.out_features + 2 * la.out_features for la in self.layers)
+        return sum(la.dense_parameters for la in self.layers)
 
     @cached_property
-    def image(self) -> NDArray[np.uint64]:
-        """The program image that the core loads, see :mod:`circ_overlay.image`."""
+    def images(self) -> tuple[NDArray[np.uint64], ...]:
+        """The program image of every segment, see :mod:`circ_overlay.image`."""
         from .image import encode
 
-        return encode(self)
+        return tuple(encode(segment, self.width) for segment in self.segments)
 
     @property
-    def program_id(self) -> int:
-        """Identity of the image, in its header: CRC-32 of all that follows, never 0."""
-        return int(self.image[1]) & 0xFFFFFFFF
+    def image(self) -> NDArray[np.uint64]:
+        """The program image of a program of one segment; ValueError if there are more."""
+        (image,) = self.images
+        return image
 
     def __repr__(self) -> str:
-        sizes = "-".join(str(n) for n in (self.input.features, *(la.out_features for la in self.layers)))
-        blocks = ",".join(str(la.block_size) for la in self.layers)
-        return f"<Program {self.name}: {sizes}, k={blocks}, {self.width} bits, {self.parameters} parameters>"
+        shapes = [self.input.shape, *(la.target.shape for la in self.layers)]
+        sizes = "-".join("x".join(str(n) for n in shape if n > 1) or "1" for shape in shapes)
+        blocks = ",".join(str(k) for k in sorted({la.block_size for la in self.layers if la.weights.size}))
+        cut = f", {len(self.segments)} segments" if len(self.segments) > 1 else ""
+        return f"<Program {self.name}: {sizes}, k={blocks}, {self.width} bits, {self.parameters} parameters{cut}>"
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write a ``.circ`` file; `path` holds the old file or the whole new one, whatever happens."""

@@ -7,9 +7,9 @@
 
 namespace circ::spec {
 
-inline constexpr char SPEC_HASH[] = "5dea48efc58239e7f0d7eb38bd67d262b2b6cddf3fa4907dc9ef387a7f7fc4c9";
-inline constexpr int SPEC_VERSION = 1;
-inline constexpr std::uint32_t SPEC_ID = 0x5DEA48EFU;
+inline constexpr char SPEC_HASH[] = "1dd0e15eea7d99c1ed838f669b7c7902f219e8629b0c737cc02fa052ce883f65";
+inline constexpr int SPEC_VERSION = 2;
+inline constexpr std::uint32_t SPEC_ID = 0x1DD0E15EU;
 inline constexpr std::uint32_t MAGIC = 0x43495243U;
 inline constexpr int LOG2_BLOCK_MIN = 2;
 inline constexpr int LOG2_BLOCK_MAX = 7;
@@ -25,9 +25,13 @@ inline constexpr int ACTIVATION_FRAC_BITS = 18;
 inline constexpr int U8_BITS = 8;
 inline constexpr int MAX_ACC_SHIFT = 40;
 inline constexpr int MAX_AFFINE_SHIFT = 40;
+inline constexpr int MAX_ADD_SHIFT = 28;
+inline constexpr int MAX_TERMS = 65536;
+inline constexpr int MAX_GATHER_CHANNELS = 4;
+inline constexpr int MAP_WORD = 4;
 inline constexpr int STREAM_BYTES = 8;
-inline constexpr int HEADER_WORDS = 4;
-inline constexpr int INSTRUCTION_WORDS = 4;
+inline constexpr int HEADER_WORDS = 8;
+inline constexpr int INSTRUCTION_WORDS = 8;
 inline constexpr int MAX_LAYERS = 64;
 inline constexpr int REGISTER_SPACE = 512;
 inline constexpr int WIDTH_MIN = 8;
@@ -40,15 +44,24 @@ enum class Command : std::uint32_t { Identify = 0, Load = 1, Run = 2 };
 
 enum class Status : std::uint32_t { Ok = 0, BadCommand = 1, BadMagic = 2, SpecMismatch = 3, TooLarge = 4, BadLength = 5, BadInstruction = 6, NoProgram = 7, BadBatch = 8, WidthMismatch = 9 };
 
-enum class Opcode : std::uint32_t { Linear = 1 };
+enum class Opcode : std::uint32_t { Circulant = 1, Max = 2, Sum = 3, Product = 4 };
 
 enum class Activation : std::uint32_t { Identity = 0, Relu = 1, Sigmoid = 2, Tanh = 3 };
 
-inline constexpr std::uint32_t LAYERFLAG_INPUT_U8 = 1;
+inline constexpr std::uint32_t LAYERFLAG_GATHER = 1;
+inline constexpr std::uint32_t LAYERFLAG_ADD = 2;
 
-inline constexpr std::uint32_t CAPABILITY_LINEAR = 1;
+inline constexpr std::uint32_t IMAGEFLAG_INPUT_U8 = 1;
+inline constexpr std::uint32_t IMAGEFLAG_SEQUENCE = 2;
+
+inline constexpr std::uint32_t CAPABILITY_CIRCULANT = 1;
 inline constexpr std::uint32_t CAPABILITY_SIGMOID_TANH = 2;
 inline constexpr std::uint32_t CAPABILITY_INPUT_U8 = 4;
+inline constexpr std::uint32_t CAPABILITY_POOLING = 8;
+inline constexpr std::uint32_t CAPABILITY_PRODUCT = 16;
+inline constexpr std::uint32_t CAPABILITY_UNCOMPRESSED = 32;
+inline constexpr std::uint32_t CAPABILITY_GATHER = 64;
+inline constexpr std::uint32_t CAPABILITY_SEQUENCE = 128;
 
 namespace offset {
 inline constexpr int CTRL = 0x0;
@@ -70,6 +83,7 @@ inline constexpr int PROGRAM_ID = 0x68;
 inline constexpr int IMAGES = 0x70;
 inline constexpr int CYCLES_LOW = 0x78;
 inline constexpr int CYCLES_HIGH = 0x80;
+inline constexpr int SPECTRA_WORDS = 0x88;
 inline constexpr int LAYER_CYCLES = 0x100;
 }
 
@@ -80,12 +94,34 @@ inline constexpr Field OPCODE{0, 8};
 inline constexpr Field LOG2_BLOCK{8, 8};
 inline constexpr Field ACTIVATION{16, 8};
 inline constexpr Field FLAGS{24, 8};
-inline constexpr Field IN_FEATURES{32, 16};
-inline constexpr Field OUT_FEATURES{48, 16};
+inline constexpr Field IN_CHANNELS{32, 16};
+inline constexpr Field OUT_CHANNELS{48, 16};
 inline constexpr Field WEIGHT_BASE{64, 32};
 inline constexpr Field AFFINE_BASE{96, 32};
 inline constexpr Field ACC_SHIFT{128, 8};
 inline constexpr Field AFFINE_SHIFT{136, 8};
+inline constexpr Field ADD_SHIFT{144, 8};
+inline constexpr Field CEILING{160, 16};
+inline constexpr Field IN_BASE{192, 32};
+inline constexpr Field OUT_BASE{224, 32};
+inline constexpr Field ADD_BASE{256, 32};
+inline constexpr Field FACTOR_BASE{288, 32};
+inline constexpr Field IN_HEIGHT{320, 16};
+inline constexpr Field IN_WIDTH{336, 16};
+inline constexpr Field OUT_HEIGHT{352, 16};
+inline constexpr Field OUT_WIDTH{368, 16};
+inline constexpr Field TAP_ROWS{384, 8};
+inline constexpr Field TAP_COLUMNS{392, 8};
+inline constexpr Field STRIDE_ROWS{400, 8};
+inline constexpr Field STRIDE_COLUMNS{408, 8};
+inline constexpr Field PAD_TOP{416, 8};
+inline constexpr Field PAD_LEFT{424, 8};
+inline constexpr Field POOL_ROWS{432, 8};
+inline constexpr Field POOL_COLUMNS{440, 8};
+inline constexpr Field IN_PITCH{448, 16};
+inline constexpr Field OUT_PITCH{464, 16};
+inline constexpr Field ADD_PITCH{480, 16};
+inline constexpr Field FACTOR_PITCH{496, 16};
 }
 
 namespace config {
@@ -101,10 +137,11 @@ inline constexpr std::uint32_t WIDTH = 12;
 inline constexpr std::uint32_t LANES = 54;
 inline constexpr std::uint32_t SAMPLES = 4;
 inline constexpr std::uint32_t WEIGHT_WORDS = 65536;
-inline constexpr std::uint32_t MAP_ELEMENTS = 8192;
+inline constexpr std::uint32_t MAP_ELEMENTS = 131072;
 inline constexpr std::uint32_t AFFINE_CHANNELS = 4096;
 inline constexpr std::uint32_t INSTRUCTIONS = 64;
-inline constexpr std::uint32_t CAPABILITY = 7;
+inline constexpr std::uint32_t SPECTRA_WORDS = 8192;
+inline constexpr std::uint32_t CAPABILITY = 255;
 }
 
 // Real and imaginary part of exp(-2 pi i n / 128), TWIDDLE_FRAC_BITS fraction bits.

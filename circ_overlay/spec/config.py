@@ -20,7 +20,7 @@ class CoreConfig:
     width : bits of activations and spectral weights (W), 8..16.
     lanes : complex multiply-accumulate lanes (L), 1..255. Never changes a bit of the results.
     samples : real samples a cycle through each transform (F), a power of two, 1..128. Likewise.
-    weight_words, map_elements, affine_channels, instructions : on-chip capacities.
+    weight_words, map_elements, affine_channels, instructions, spectra_words : on-chip capacities.
     capability : operations this build has.
     """
 
@@ -28,9 +28,10 @@ class CoreConfig:
     lanes: int = 54
     samples: int = 4
     weight_words: int = 65536
-    map_elements: int = 8192
+    map_elements: int = 131072
     affine_channels: int = 4096
     instructions: int = MAX_LAYERS
+    spectra_words: int = 8192
     capability: int = int(ALL_CAPABILITIES)
 
     def __post_init__(self) -> None:

@@ -34,7 +34,7 @@ def canonical() -> str:
          "fields": [plain(f) for f in r.fields]}
         for r in REGISTERS
     ]  # fmt: skip
-    enums = (numbers.Command, numbers.Status, numbers.Capability)
+    enums = (numbers.Command, numbers.Status, numbers.Capability, numbers.ImageFlag)
     contract = {
         "constants": constants,
         "registers": registers,

@@ -21,11 +21,16 @@ __all__ = [
     "INSTRUCTION_WORDS",
     "LOG2_BLOCK_MAX",
     "LOG2_BLOCK_MIN",
+    "ImageFlag",
     "LayerFlag",
     "MAGIC",
+    "MAP_WORD",
     "MAX_ACC_SHIFT",
+    "MAX_ADD_SHIFT",
     "MAX_AFFINE_SHIFT",
+    "MAX_GATHER_CHANNELS",
     "MAX_LAYERS",
+    "MAX_TERMS",
     "Opcode",
     "PREACT_GUARD_BITS",
     "REGISTER_SPACE",
@@ -38,13 +43,13 @@ __all__ = [
     "TWIDDLE_FRAC_BITS",
     "U8_BITS",
     "WIDTHS",
-    "beats",
+    "pixel_words",
     "spectrum_bits",
     "spectrum_order",
     "u8_shift",
 ]
 
-SPEC_VERSION = 1
+SPEC_VERSION = 2
 """Raised by one with every change of this contract, so that of two hashes the older side is known."""
 
 MAGIC = 0x43495243  # "CIRC", read as big-endian ASCII
@@ -52,7 +57,7 @@ CORE_VLNV = "circ-overlay:hls:circ_core:1.0"
 
 # ---- numbers (docs/numerics.md says where each one acts) -------------------------------------------------
 WIDTHS = range(8, 17)  # W: bits of an activation and of a spectral weight, a build parameter of the core
-LOG2_BLOCK_MIN, LOG2_BLOCK_MAX = 2, 7
+LOG2_BLOCK_MIN, LOG2_BLOCK_MAX = 2, 7  # besides 0: k = 1, an uncompressed layer
 BLOCK_SIZES = tuple(1 << n for n in range(LOG2_BLOCK_MIN, LOG2_BLOCK_MAX + 1))
 TWIDDLE_FRAC_BITS = 16  # twiddles are 18-bit signed, so that 1.0 is exact and a DSP48E1's B port takes them
 ACC_BITS = 48  # exact accumulator of the spectral products: a DSP48E1's P register
@@ -66,11 +71,16 @@ ACTIVATION_FRAC_BITS = 18  # fraction bits of the table's entries
 U8_BITS = 8  # of an element under INPUT_U8
 MAX_ACC_SHIFT = 40
 MAX_AFFINE_SHIFT = 40
+MAX_ADD_SHIFT = 28  # left shift of a residual operand before it joins the affine's sum
+MAX_TERMS = 65536  # real products summed into one output: with more, ACC_BITS would not be exact
+MAX_GATHER_CHANNELS = 4  # of a map whose patches are gathered into one vector
 
+# ---- maps ------------------------------------------------------------------------------------------------
+MAP_WORD = 4  # elements of a word of map memory; a pixel begins on a word
 # ---- streams ---------------------------------------------------------------------------------------------
 STREAM_BYTES = 8  # one beat of both AXI4-Streams
-HEADER_WORDS = 4  # 64-bit words before the first instruction of a program image
-INSTRUCTION_WORDS = 4  # 64-bit words of an instruction
+HEADER_WORDS = 8  # 64-bit words before the first instruction of a program image
+INSTRUCTION_WORDS = 8  # 64-bit words of an instruction
 MAX_LAYERS = 64
 REGISTER_SPACE = 0x200  # bytes of registers that decode; the block design maps 64 KiB
 
@@ -99,9 +109,12 @@ class Status(IntEnum):
 
 
 class Opcode(IntEnum):
-    """Operation of an instruction."""
+    """Operation of an instruction: how the taps of a pixel become the value that the affine takes."""
 
-    LINEAR = 1
+    CIRCULANT = 1
+    MAX = 2
+    SUM = 3
+    PRODUCT = 4
 
 
 class Activation(IntEnum):
@@ -119,23 +132,36 @@ ACTIVATIONS = tuple(a.name.lower() for a in Activation)
 class LayerFlag(IntFlag):
     """Bits of an instruction's ``flags``."""
 
-    INPUT_U8 = 1  # first layer only: the stream carries unsigned bytes n, taken as n << u8_shift(W)
+    GATHER = 1  # CIRCULANT: the pixel's patch (row, column, channel) is one vector, transformed as a whole
+    ADD = 2  # the residual operand joins the affine's sum
+
+
+class ImageFlag(IntFlag):
+    """Bits of a program image's ``flags``."""
+
+    INPUT_U8 = 1  # the stream carries unsigned bytes n, taken as n << u8_shift(W)
+    SEQUENCE = 2  # a control beat precedes every image; its bit 0 clears the state
 
 
 class Capability(IntFlag):
     """Bits of the register ``capability``: what this build of the core can execute."""
 
-    LINEAR = 1
+    CIRCULANT = 1
     SIGMOID_TANH = 2
     INPUT_U8 = 4
+    POOLING = 8
+    PRODUCT = 16
+    UNCOMPRESSED = 32
+    GATHER = 64
+    SEQUENCE = 128
 
 
-ALL_CAPABILITIES = Capability.LINEAR | Capability.SIGMOID_TANH | Capability.INPUT_U8
+ALL_CAPABILITIES = Capability(255)
 
 
-def beats(elements: int, element_bytes: int) -> int:
-    """Stream beats of one image: `elements` of `element_bytes` bytes, filled up to a whole beat."""
-    return -(-elements * element_bytes // STREAM_BYTES)
+def pixel_words(channels: int) -> int:
+    """Words of map memory that a pixel of `channels` fills; surplus elements are zero on the streams."""
+    return -(-channels // MAP_WORD)
 
 
 def u8_shift(width: int) -> int:

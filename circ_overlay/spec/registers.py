@@ -89,13 +89,14 @@ REGISTERS: tuple[Register, ...] = (
     ),
     _whole("capability", 0x40, _RO, "What this build can execute, see Capability"),
     _whole("weight_words", 0x48, _RO, "Capacity: complex spectral weight words"),
-    _whole("map_elements", 0x50, _RO, "Capacity: elements of one feature map, whole blocks counted"),
+    _whole("map_elements", 0x50, _RO, "Capacity: elements of map memory, all maps together"),
     _whole("affine_channels", 0x58, _RO, "Capacity: channels with an affine entry"),
     _whole("instructions", 0x60, _RO, "Capacity: instructions"),
     _whole("program_id", 0x68, _RO, "Identity of the program on chip, 0 for none"),
     _whole("images", 0x70, _RO, "Images finished in the last run"),
     _whole("cycles_low", 0x78, _RO, "Clock cycles of the last command, bits 31:0"),
     _whole("cycles_high", 0x80, _RO, "Clock cycles of the last command, bits 63:32"),
+    _whole("spectra_words", 0x88, _RO, "Capacity: spectral words of the input rows that a row of outputs needs"),
     _whole("layer_cycles", 0x100, _RO, "Clock cycles of each layer in the last run", count=MAX_LAYERS),
 )  # fmt: skip
 
