@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ._pictures import FormatError, load_svhn, read_cifar10
 from .audio import DataUnavailableError, Recordings, folder_digest, read_spoken_digits, unpack_wavs
 from .files import cache_directory
 
@@ -33,6 +34,7 @@ class Dataset:
     images : (n, height, width) uint8
     labels : (n,) int64
     classes : name of each label
+    published : how many the published split has; more than `len` where only its first part is here
     """
 
     name: str
@@ -40,6 +42,7 @@ class Dataset:
     images: NDArray[np.uint8]
     labels: NDArray[np.int64]
     classes: tuple[str, ...]
+    published: int = 0
 
     def __len__(self) -> int:
         return len(self.images)
@@ -51,8 +54,9 @@ class Source:
 
     title: str
     terms: str
-    files: dict[str, str]  # file or folder name -> SHA-256; empty for what comes with a package
+    files: dict[str, str]  # file or folder name -> SHA-256, or md5:...; empty for what comes with a package
     urls: tuple[str, ...] = ()
+    archive: tuple[str, str] | None = None  # tar file at the URLs that holds the files, and its checksum
     sound: bool = False  # recordings, for load_recordings, instead of images
 
 
@@ -84,7 +88,38 @@ DATASETS: dict[str, Source] = {
         urls=("https://github.com/Jakobovski/free-spoken-digit-dataset/archive/refs/tags/v1.0.10.tar.gz",),
         sound=True,
     ),
+    "cifar10": Source(
+        title="CIFAR-10 pictures of ten kinds of things, 32 x 32 colour, 50,000 + 10,000 images",
+        terms="published for research, Krizhevsky 2009",
+        files={
+            f"cifar-10-batches-bin/{name}.bin": checksum
+            for name, checksum in (
+                ("data_batch_1", "cee916563c9f80d84e3cc88e17fdc0941787f1244f00a67874d45b261883ada5"),
+                ("data_batch_2", "a591ca11fa1708a91ee40f54b3da4784ccd871ecf2137de63f51ada8b3fa57ed"),
+                ("data_batch_3", "bbe8596564c0f86427f876058170b84dac6670ddf06d79402899d93ceea26f67"),
+                ("data_batch_4", "014e562d6e23c72197cc727519169a60359f5eccd8945ad5a09d710285ff4e48"),
+                ("data_batch_5", "755304fc0b379caeae8c14f0dac912fbc7d6cd469eb67a1029a08a39453a9add"),
+                ("test_batch", "8e2eb146ae340b09e24670f29cabc6326dba54da8789dab6768acf480273f65b"),
+            )
+        },
+        urls=("https://www.cs.toronto.edu/~kriz/",),
+        archive=("cifar-10-binary.tar.gz", "md5:c32a1d4ab5d03f1284b67883e8d87530"),
+    ),
+    "svhn": Source(
+        title="SVHN cropped house-number digits, 32 x 32 colour, 73,257 + 26,032 images",
+        terms="non-commercial use only, Netzer et al. 2011",
+        files={
+            "train_32x32.mat": "md5:e26dedcc434d2e4c54c9b2d4a06d8373",
+            "test_32x32.mat": "md5:eb5a983be6a315427106f1b164d9cef3",
+        },
+        urls=("http://ufldl.stanford.edu/housenumbers/",),
+    ),
 }
+
+_CLASSES = {
+    "cifar10": ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"),
+}
+_PUBLISHED = {("svhn", "test"): 26_032}
 
 
 def at_hand(name: str) -> bool:
@@ -115,9 +150,16 @@ def load(name: str, split: str = "test") -> Dataset:
     """
     if _source(name, split).sound:
         raise ValueError(f"data set {name!r} holds recordings, not images: use load_recordings")
-    images, labels = _digits(split) if name == "digits" else _mnist(split)
-    classes = tuple(str(n) for n in range(10))
-    return Dataset(name=name, split=split, images=images, labels=labels.astype(np.int64), classes=classes)
+    loaders = {"digits": _digits, "mnist": _mnist, "cifar10": _cifar10, "svhn": _svhn}
+    images, labels = loaders[name](split)
+    return Dataset(
+        name=name,
+        split=split,
+        images=images,
+        labels=labels.astype(np.int64),
+        classes=_CLASSES.get(name, tuple(str(n) for n in range(10))),
+        published=_PUBLISHED.get((name, split), len(images)),
+    )
 
 
 def load_recordings(name: str, split: str = "test") -> Recordings:
@@ -200,6 +242,18 @@ def _mnist(split: str) -> tuple[NDArray[np.uint8], NDArray[Any]]:
     return images, _read_idx(_fetch("mnist", f"{prefix}-labels-idx1-ubyte.gz"))
 
 
+def _cifar10(split: str) -> tuple[NDArray[np.uint8], NDArray[Any]]:
+    files = [file for file in DATASETS["cifar10"].files if ("test" in file) == (split == "test")]
+    return read_cifar10([_fetch("cifar10", file) for file in files])
+
+
+def _svhn(split: str) -> tuple[NDArray[np.uint8], NDArray[Any]]:
+    try:
+        return load_svhn(_local("svhn", f"{split}_32x32.mat") or _fetch("svhn", f"{split}_32x32.mat"))
+    except FormatError as error:
+        raise DataUnavailableError(str(error)) from error
+
+
 def _read_idx(path: Path) -> NDArray[np.uint8]:
     """An IDX file of bytes: 0, 0, 8, number of axes; big-endian lengths; the entries."""
     raw = gzip.decompress(path.read_bytes())
@@ -236,16 +290,20 @@ def _fetch(name: str, file: str) -> Path:
             f"a folder {name}/ and set CIRC_OVERLAY_DATA to the folder above it"
         ) from error
     errors = []
+    folder = cache_directory() / "data" / name
+    remote, checksum = source.archive or (file, source.files[file])
+    unpack = pooch.Untar(extract_dir=".") if source.archive else None
     for url in source.urls:
         try:
             fetched = pooch.retrieve(
-                url + file,
-                known_hash=f"sha256:{source.files[file]}",
-                fname=file,
-                path=cache_directory() / "data" / name,
+                url + remote,
+                known_hash=checksum if ":" in checksum else f"sha256:{checksum}",
+                fname=remote,
+                path=folder,
+                processor=unpack,
                 progressbar=True,
             )
-            return Path(fetched)
+            return folder / file if source.archive else Path(fetched)
         except Exception as error:  # whatever the network layer raises, the next mirror may serve
             errors.append(f"{url}: {error}")
     raise DataUnavailableError(
