@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""What is on the parts: DSP slices, block RAM, LUTs, flip-flops. Published figures, from the vendor's product tables."""
+"""What is on the parts: DSP slices, block RAM, LUTs, flip-flops. Published, from the vendor's product tables."""
 
 from __future__ import annotations
 
