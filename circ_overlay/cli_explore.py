@@ -31,7 +31,7 @@ __all__ = ["explore"]
 @click.option("--proxy", type=click.Choice(["fidelity", "capacity"]),
               help="Accuracy proxy; default: fidelity with trained weights, else capacity.")  # fmt: skip
 @click.option("--evaluate", type=click.IntRange(min=1), metavar="N",
-              help="Instead of a proxy: accuracy of the compiled projected network on N validation samples.")  # fmt: skip
+              help="Instead of a proxy: accuracy of the compiled, projected network on N samples.")  # fmt: skip
 @click.option("--retrain", type=click.IntRange(min=1), metavar="EPOCHS",
               help="Instead of a proxy: retrain for every choice of k; for small networks.")  # fmt: skip
 @click.option("--storage", type=click.Path(dir_okay=False, path_type=Path), help="Keep trials here, to resume.")

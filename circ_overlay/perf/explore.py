@@ -13,7 +13,7 @@ import logging
 import math
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from .accuracy import Accuracy
 from .design import BATCH, Design, Figures, figures, wants
 from .front import pareto
 from .parts import PARTS, USABLE
-from .resources import PROVENANCE, SPECTRA_READ
+from .resources import PROVENANCE, SPECTRA_READ, total_resources
 from .topology import Topology
 
 try:
@@ -188,19 +188,23 @@ def _study(search: Search, path: Path | None) -> optuna.Study:
 
 
 def _start(search: Search, study: optuna.Study) -> None:
-    """Designs to begin with: one block size everywhere, around the default core."""
+    """Designs to begin with: for every F as many lanes as the part has DSP slices for; one block size everywhere."""
     topology = search.topology
     default = spec.CoreConfig()
-    lanes = min(search.most_lanes, default.lanes // LANE_STEP * LANE_STEP)
     width = min(max(default.width, search.widths[0]), search.widths[1])
     uniform = [tuple(min(n, len(ks) - 1) for ks in topology.choices) for n in range(max(map(len, topology.choices)))]
     own = tuple(ks.index(k) if k in ks else 0 for k, ks in zip(topology.default, topology.choices))
-    for indices in dict.fromkeys([own, *uniform]):
-        blocks = {f"k {name}": n for name, n in zip(topology.labels, indices)}
-        study.enqueue_trial({
-            "lanes": lanes, "log2_samples": default.samples.bit_length() - 1, "width": width,
-            "weight_share": 0, "map_share": 1, **blocks,
-        })  # fmt: skip
+    for log2 in range(SAMPLES_LOG2[0], SAMPLES_LOG2[1] + 1):
+        one = replace(default, lanes=1, samples=1 << log2)
+        rest = search.usable * PARTS[search.part].dsp - total_resources(one).dsp
+        lanes = min(search.most_lanes, (int(rest) // 3 + 1) // LANE_STEP * LANE_STEP)
+        if lanes < LANE_STEP:
+            continue
+        for indices in dict.fromkeys([own, *uniform]):
+            blocks = {f"k {name}": n for name, n in zip(topology.labels, indices)}
+            study.enqueue_trial({
+                "lanes": lanes, "log2_samples": log2, "width": width, "weight_share": 0, "map_share": 1, **blocks,
+            })  # fmt: skip
 
 
 def explore(

@@ -47,7 +47,7 @@ def rows(front: list[dict[str, Any]], most: int = 20) -> list[tuple[str, ...]]:
     """Text of the front's designs, fastest first, evenly thinned out to `most`; columns are :data:`COLUMNS`."""
     if len(front) > most:
         front = [front[round(n * (len(front) - 1) / (most - 1))] for n in range(most)] if most > 1 else front[:1]
-    result = []
+    result: list[tuple[str, ...]] = []
     for r in front:
         config, used = r["config"], r["resources"]
         slowest = max(r["bound"], key=lambda name: r["bound"][name])
@@ -100,7 +100,7 @@ def front_figure(result: Mapping[str, Any]) -> Figure:
     axes.set_xlabel(f"images/s at {result['clock_mhz']:g} MHz (modelled)")
     axes.set_ylabel(_WORDS[result["accuracy_method"].split()[0]], fontsize=9)
     axes.grid(True, alpha=0.3)
-    axes.legend(fontsize=8, loc="best")
+    axes.legend(fontsize=8, loc="lower left")
     axes.set_title(
         f"{result['network']} on {result['part']}: {result['trials']} designs, {result['feasible']} fit\n"
         f"{result['provenance']}", fontsize=9,
@@ -113,6 +113,6 @@ def draw_front(result: Mapping[str, Any], path: str | os.PathLike[str]) -> None:
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     buffer = io.BytesIO()
-    front_figure(result).savefig(buffer, dpi=100, format=path.suffix.lstrip(".") or "png")
+    front_figure(result).savefig(buffer, dpi=90, format=path.suffix.lstrip(".") or "png")
     with atomic_write(path) as file:
         file.write(buffer.getvalue())
