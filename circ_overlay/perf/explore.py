@@ -14,6 +14,7 @@ import math
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, fields, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -247,7 +248,7 @@ def explore(
                 population_size=POPULATION, seed=(search.seed * 1_000_003 + len(done)) % 2**32,
                 constraints_func=_constraints,
             )  # fmt: skip
-            study.optimize(lambda trial: _objective(search, trial), n_trials=1)
+            study.optimize(partial(_objective, search, done), n_trials=1)
             done = _complete(study)
             progress(len(done))
     records = [t.user_attrs["record"] for t in done]
@@ -281,12 +282,16 @@ def _complete(study: optuna.Study) -> list[optuna.trial.FrozenTrial]:
     return study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.COMPLETE,))
 
 
-def _objective(search: Search, trial: optuna.Trial) -> tuple[float, float, float]:
+def _objective(search: Search, done: Sequence[Any], trial: optuna.Trial) -> tuple[float, float, float]:
     design = search.design(trial)
     f = search.measure(design)
-    # What does not fit is not worth a training run.
-    rate = f.feasible or search.method in ("fidelity", "capacity")
-    rated = search.accuracy(design.blocks, design.config.width) if rate else 0.0
+    rated = 0.0
+    # What does not fit is not worth a training run, and what a resumed search has rated not another one.
+    if f.feasible or search.method in ("fidelity", "capacity"):
+        key = (list(design.blocks), design.config.width)
+        records = (t.user_attrs["record"] for t in done if t.user_attrs["record"]["feasible"])
+        known = next((r["accuracy"] for r in records if (r["blocks"], r["config"]["width"]) == key), None)
+        rated = search.accuracy(design.blocks, design.config.width) if known is None else known
     record = _record(design, rated, f)
     trial.set_user_attr("constraints", [*(use - 1 for use in f.use.values()), 1.0 if f.problem else 0.0])
     trial.set_user_attr("record", json.loads(json.dumps(record)))
