@@ -235,6 +235,7 @@ def test_retrain():
 # ---- the search ----------------------------------------------------------------------------------------------
 def test_search_is_deterministic_and_resumes(tmp_path, monkeypatch):
     monkeypatch.setattr("circ_overlay.perf.explore.POPULATION", 8)
+    monkeypatch.setattr("circ_overlay.perf.explore.SAMPLES_LOG2", (1, 2))  # fewer designs to begin with
     whole = explore(search(), 24)
     assert whole == explore(search(), 24)
     path = tmp_path / "trials.journal"
