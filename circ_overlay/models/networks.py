@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from circ_overlay.models._patch import BlockCirculantPatchConv2d
+from circ_overlay.nn import BlockCirculantPatchConv2d
 from circ_overlay.models.recipes import Scale
 from circ_overlay.nn import BlockCirculantConv2d, BlockCirculantLinear
 
