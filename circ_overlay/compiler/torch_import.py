@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, NoReturn
 
 import numpy as np
@@ -18,7 +19,7 @@ except ImportError as error:  # pragma: no cover - depends on the installation
     raise ImportError("compiling a PyTorch module needs PyTorch: pip install circ-overlay[train]") from error
 
 from .. import nn as ours
-from .builder import Builder, Value, structure
+from .builder import BlockSizes, Builder, Value
 from .cells import recurrent
 from .graph import CompileError, Network
 
@@ -32,7 +33,7 @@ _ACTIVATIONS: dict[Any, str] = {
     torch.tanh: "tanh", functional.tanh: "tanh", "tanh": "tanh", functional.relu6: "relu6",
 }  # fmt: skip
 _ADDS = (operator.add, operator.iadd, torch.add, "add", "add_")
-_MULS = (operator.mul, torch.mul, operator.truediv, torch.div, "mul", "div")
+_MULS = (operator.mul, operator.imul, torch.mul, operator.truediv, torch.div, "mul", "div", "mul_", "div_")
 _SOFTMAX = (torch.softmax, functional.softmax, functional.log_softmax, torch.log_softmax, "softmax", "log_softmax")
 _PASS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Identity)
 _LEAVES = (
@@ -55,7 +56,9 @@ def _array(tensor: torch.Tensor) -> Array:
     return tensor.detach().cpu().double().numpy()
 
 
-def from_torch(module: nn.Module, sample: Any, *, channels_last: bool = False) -> Network:
+def from_torch(
+    module: nn.Module, sample: Any, *, channels_last: bool = False, block_size: BlockSizes = None
+) -> Network:
     """The network that `module` computes in eval mode.
 
     Parameters
@@ -63,6 +66,7 @@ def from_torch(module: nn.Module, sample: Any, *, channels_last: bool = False) -
     module : its forward takes one tensor; docs/compiler.md lists what it may do with it.
     sample : as for :func:`circ_overlay.compiler.compile`; only shapes are looked at.
     channels_last : the sample's images are (height, width, channels).
+    block_size : as for :func:`circ_overlay.compiler.compile`.
 
     Raises
     ------
@@ -86,7 +90,7 @@ def from_torch(module: nn.Module, sample: Any, *, channels_last: bool = False) -
     finally:
         for m, training in modes:
             m.training = training
-    return _Importer(module, graph, sample, channels_last).network()
+    return _Importer(module, graph, sample, channels_last, block_size).network()
 
 
 def _input_shape(sample: Any, sequence: bool, channels_last: bool) -> tuple[tuple[int, int, int], bool]:
@@ -104,14 +108,17 @@ def _input_shape(sample: Any, sequence: bool, channels_last: bool) -> tuple[tupl
 
 
 class _Importer:
-    def __init__(self, module: nn.Module, graph: fx.Graph, sample: Any, channels_last: bool) -> None:
+    def __init__(
+        self, module: nn.Module, graph: fx.Graph, sample: Any, channels_last: bool, block_size: BlockSizes
+    ) -> None:
         self.module, self.graph = module, graph
         self.modules = dict(module.named_modules())
         self.sequence = any(isinstance(self.modules.get(str(n.target)), _RECURRENT) for n in graph.nodes
                             if n.op == "call_module")  # fmt: skip
         shape, first = _input_shape(sample, self.sequence, channels_last)
-        self.builder = Builder(shape, channels_first=first)
+        self.builder = Builder(shape, channels_first=first, block_size=block_size)
         self.values: dict[fx.Node, Any] = {}
+        self.host: dict[fx.Node, str] = {}  # what the host has to do with a node's value
 
     def network(self) -> Network:
         name = type(self.module).__name__.lower()
@@ -124,17 +131,36 @@ class _Importer:
                         continue
                     self.refuse("A second input", "give the network one input tensor")
                 self.values[node], given = self.builder.input, True
+                self.builder.input_readers = len(node.users)
             elif node.op == "output":
                 result = self.values.get(node.args[0]) if isinstance(node.args[0], fx.Node) else None
                 if not isinstance(result, Value):
                     self.refuse("An output other than one tensor", "return one tensor")
-                return self.builder.network(result, name)
+                host = self.host.get(node.args[0])  # type: ignore[arg-type]
+                return self.builder.network(result, name, {"host": host} if host else None)
             elif node.op != "get_attr":
                 value = self.fold(node)
-                if isinstance(value, Value) and len(node.users) > 1:
+                changed = self.changed(node)
+                readers = max(len(node.users), 0 if changed is None else len(changed.users))
+                if isinstance(value, Value) and readers > 1:
                     value = self.builder.close(value)
+                    if value.tensor == "input":
+                        self.builder.input_readers += len(node.users) - 1
                 self.values[node] = value
+                if changed is not None:  # whoever reads the operand from here on, reads this result
+                    self.values[changed] = value
         raise CompileError(f"{name} gives nothing")
+
+    def changed(self, node: fx.Node) -> fx.Node | None:
+        """The operand that an operation changes in place."""
+        operand = node.args[0] if node.args else None
+        inplace = node.kwargs.get("inplace", False) or node.target in (operator.iadd, operator.isub, operator.imul)
+        inplace = inplace or (node.target in (functional.relu, functional.relu6) and node.args[1:2] == (True,))
+        if node.op == "call_module":
+            inplace = bool(getattr(self.modules[str(node.target)], "inplace", False))
+        elif node.op == "call_method":
+            inplace = str(node.target).endswith("_")
+        return operand if inplace and isinstance(operand, fx.Node) else None
 
     def refuse(self, what: str, instead: str) -> NoReturn:
         self.builder.refuse(what, instead)
@@ -146,7 +172,17 @@ class _Importer:
         found = self.values.get(arg) if isinstance(arg, fx.Node) else None
         if not isinstance(found, Value):
             self.refuse(f"Operation {_title(node)} on something other than a map", f"supported are {_SUPPORTED}")
+        if arg in self.host and not self.passes(node):
+            self.refuse(f"Operation {_title(node)} behind a {self.host[arg]}", "a softmax is the last operation, if any")
         return found
+
+    def passes(self, node: fx.Node) -> bool:
+        """Whether the node leaves values as they are; what the host has to do with its operand remains so."""
+        arg, m = node.args[0], self.modules.get(str(node.target)) if node.op == "call_module" else None
+        if isinstance(m, _PASS) or node.target in ("contiguous", "float", functional.dropout):
+            self.host[node] = self.host[arg]  # type: ignore[index]
+            return True
+        return False
 
     def constant(self, arg: Any) -> Array | None:
         """A number, or a parameter or buffer of the module, as an array; None for anything else."""
@@ -179,9 +215,10 @@ class _Importer:
     def methods(self) -> dict[tuple[Any, ...], Callable[[fx.Node], Any]]:
         return {
             _ADDS: self.add,
-            (operator.sub, torch.sub, "sub"): self.subtract,
+            (operator.sub, operator.isub, torch.sub, "sub", "sub_"): self.subtract,
             _MULS: self.multiply,
-            _SOFTMAX: lambda node: self.value(node),  # monotonic over the classes: the host's business
+            _SOFTMAX: lambda node: self.softmax(node, "log_softmax" if "log" in _title(node) else "softmax"),
+            (functional.pad, "pad"): self.pad,
             (torch.flatten, "flatten"): self.flatten,
             ("reshape", "view", torch.reshape): self.reshape,
             ("permute", torch.permute): self.permute,
@@ -191,8 +228,12 @@ class _Importer:
             (functional.avg_pool2d,): lambda node: self.pool(
                 node, "avg", *(self.option(node, n, name, d) for n, name, d in _POOL_ARGUMENTS[:3])
             ),
-            (functional.adaptive_avg_pool2d,): lambda node: self.adaptive(node, "avg", self.option(node, 1, "output_size", 1)),
-            (functional.adaptive_max_pool2d,): lambda node: self.adaptive(node, "max", self.option(node, 1, "output_size", 1)),
+            (functional.adaptive_avg_pool2d,): lambda node: self.adaptive(
+                node, "avg", self.option(node, 1, "output_size", 1)
+            ),
+            (functional.adaptive_max_pool2d,): lambda node: self.adaptive(
+                node, "max", self.option(node, 1, "output_size", 1)
+            ),
             ("mean", torch.mean): lambda node: self.reduce(node, "avg"),
             ("amax", torch.amax): lambda node: self.reduce(node, "max"),
             (torch.clamp, "clamp", "clip", torch.clip, functional.hardtanh): self.clamp,
@@ -217,11 +258,29 @@ class _Importer:
         return self.builder.affine(v, np.array(1.0), self.channels(v, shift), node.name)
 
     def subtract(self, node: fx.Node) -> Value:
-        shift = self.constant(node.args[1])
-        if shift is None or self.constant(node.args[0]) is not None:
-            self.refuse("A difference of maps", "write it as a sum with a layer whose weights have the other sign")
+        if node.kwargs.get("alpha", 1) != 1:
+            self.refuse("A difference with alpha", "scale the subtrahend by itself")
+        left, right = self.constant(node.args[0]), self.constant(node.args[1])
+        if left is None and right is None:
+            return self.builder.subtract(self.value(node, 0), self.value(node, 1), node.name)
+        if left is not None:
+            v = self.value(node, 1)
+            return self.builder.affine(v, np.array(-1.0), self.channels(v, left), node.name)
         v = self.value(node)
-        return self.builder.affine(v, np.array(1.0), -self.channels(v, shift), node.name)
+        return self.builder.affine(v, np.array(1.0), -self.channels(v, right), node.name)
+
+    def softmax(self, node: fx.Node, function: str) -> Value:
+        """Monotonic over the classes: the host's business, if it comes last."""
+        v = self.value(node)
+        self.host[node] = function
+        return v
+
+    def pad(self, node: fx.Node) -> Value:
+        widths, mode = self.option(node, 1, "pad", ()), self.option(node, 2, "mode", "constant")
+        if mode != "constant" or self.option(node, 3, "value", 0) not in (None, 0) or len(widths) not in (2, 4):
+            self.refuse(f"A padding {widths} in mode {mode}", "pad rows and columns with zeros")
+        left, right, top, bottom = (*widths, 0, 0)[:4]
+        return self.builder.pad(self.value(node), (top, left, bottom, right))
 
     def multiply(self, node: fx.Node) -> Value:
         divide = "div" in _title(node)
@@ -241,13 +300,7 @@ class _Importer:
     def channels(self, v: Value, constant: Array | None) -> Array:
         """A number, or an array that varies over channels alone, as () or (channels,)."""
         assert constant is not None
-        if constant.size == 1:
-            return constant.reshape(())
-        image = v.shape[:2] != (1, 1) or constant.ndim >= 3
-        expected = (v.shape[2], 1, 1) if image else (v.shape[2],)
-        if constant.shape[-len(expected) :] != expected or constant.size != v.shape[2]:
-            self.refuse(f"An operand of shape {constant.shape}", f"use a number, or one for each channel, {expected}")
-        return constant.reshape(-1)
+        return self.builder.per_channel(v, constant)
 
     def clamp(self, node: fx.Node) -> Value:
         hard = node.target is functional.hardtanh
@@ -284,7 +337,7 @@ class _Importer:
         order = order[0] if len(order) == 1 and isinstance(order[0], (tuple, list)) else order
         if tuple(order) != (0, 2, 3, 1) or v.flat:
             self.refuse(f"A permutation {tuple(order)}", "only x.permute(0, 2, 3, 1).flatten(1) is understood")
-        return Value(v.tensor, v.shape, "hwc", v.op)
+        return replace(v, flat="" if v.shape[:2] == (1, 1) else "hwc")
 
     def pool(
         self, node: fx.Node, kind: str, size: Any, stride: Any, padding: Any,
@@ -292,11 +345,13 @@ class _Importer:
     ) -> Value:  # fmt: skip
         taps, pad = _pair(size), _pair(padding)
         step = taps if stride in (None, [], ()) else _pair(stride)
-        if _pair(dilation) != (1, 1) or ceil_mode:
-            self.refuse("A pooling with dilation or ceil_mode", "leave both at their defaults")
+        v = self.value(node)
+        if _pair(dilation) != (1, 1):
+            self.refuse("A pooling with dilation", "leave it at 1")
+        if ceil_mode and any((n + 2 * p - t) % st for n, p, t, st in zip(v.shape, pad, taps, step)):
+            self.refuse("A pooling with ceil_mode whose last window is cut", "pad the map, or use ceil_mode=False")
         if kind == "avg" and any(pad) and not count_include_pad:
             self.refuse("An average pooling that does not count padding", "use count_include_pad=True or no padding")
-        v = self.value(node)
         method = self.builder.max_pool if kind == "max" else self.builder.average_pool
         return method(v, taps, step, pad * 2, node.name)
 
@@ -314,6 +369,8 @@ class _Importer:
         wanted = tuple(sorted(d % 4 for d in dims)) if isinstance(dims, (tuple, list)) else ()
         if wanted != (2, 3) or v.flat:
             self.refuse(f"A {_title(node)} over {dims}", "only over the image's rows and columns, (2, 3)")
+        if any(v.pad):
+            self.refuse(f"A {_title(node)} of a padded map", "leave the padding out")
         return self.pool(node, kind, v.shape[:2], v.shape[:2], 0)
 
     def item(self, node: fx.Node) -> Any:
@@ -349,8 +406,7 @@ class _Importer:
                 padding=pads, gather=True, taps=m.kernel_size,
             )  # fmt: skip
         if isinstance(m, nn.Linear):
-            columns = structure(_array(m.weight)[:, :, None, None])[:, :, 0, 0]
-            return self.builder.linear(v, columns, m.out_features, name, bias=bias)
+            return self.builder.dense_linear(v, _array(m.weight), name, bias=bias)
         if isinstance(m, nn.Conv2d):
             return self.conv2d(v, m, name, bias)
         if isinstance(m, (nn.BatchNorm1d, nn.BatchNorm2d)):
@@ -373,19 +429,27 @@ class _Importer:
             if (m.start_dim, m.end_dim) != (1, -1):
                 self.refuse("A flatten that joins the batch", "use nn.Flatten()")
             return self.builder.flatten(v, v.flat or "chw")
-        if isinstance(m, (*_PASS, nn.Softmax, nn.LogSoftmax)):
+        if isinstance(m, (nn.Softmax, nn.LogSoftmax)):
+            return self.softmax(node, "softmax" if isinstance(m, nn.Softmax) else "log_softmax")
+        if isinstance(m, nn.ZeroPad2d):
+            left, right, top, bottom = m.padding
+            return self.builder.pad(v, (top, left, bottom, right))
+        if isinstance(m, _PASS):
             return v
         self.refuse(f"Module {name!r} of type {type(m).__name__}", f"supported are {_SUPPORTED}")
 
     def conv2d(self, v: Value, m: nn.Conv2d, name: str, bias: Array | None) -> Value:
         if m.groups != 1:
             self.refuse(f"Conv2d {name!r} with groups={m.groups}", "the core sums over all channels: use groups=1")
-        if m.dilation != (1, 1) or m.padding_mode != "zeros" or isinstance(m.padding, str):
-            self.refuse(f"Conv2d {name!r} with dilation, padding by name or mode", "use dilation=1 and zeros in numbers")
-        columns = structure(_array(m.weight))
-        pads = (int(m.padding[0]), int(m.padding[1])) * 2
+        if m.dilation != (1, 1) or m.padding_mode != "zeros":
+            self.refuse(f"Conv2d {name!r} with dilation or a padding mode", "use dilation=1 and zeros")
         stride = (m.stride[0], m.stride[1])
-        return self.builder.conv(v, columns, m.out_channels, name, bias=bias, stride=stride, padding=pads)
+        if m.padding == "same":  # PyTorch demands stride 1 then
+            sums = [n - 1 for n in m.kernel_size]
+            pads = (sums[0] // 2, sums[1] // 2, sums[0] - sums[0] // 2, sums[1] - sums[1] // 2)
+        else:
+            pads = (0, 0, 0, 0) if m.padding == "valid" else (int(m.padding[0]), int(m.padding[1])) * 2
+        return self.builder.dense_conv(v, _array(m.weight), name, bias=bias, stride=stride, padding=pads)
 
     def batch_norm(self, v: Value, m: nn.BatchNorm1d | nn.BatchNorm2d, name: str) -> Value:
         if m.running_mean is None or m.running_var is None:
