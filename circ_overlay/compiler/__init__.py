@@ -49,8 +49,8 @@ def compile(
 
     Parameters
     ----------
-    network : a ``torch.nn.Module``, the path of an ``.onnx`` file, a :class:`Network`, or its operations as a list;
-        docs/compiler.md lists what is understood.
+    network : a ``torch.nn.Module``, plain or from :func:`circ_overlay.nn.qat.prepare_qat`, the path of an ``.onnx``
+        file, a :class:`Network`, or its operations as a list; docs/compiler.md lists what is understood.
     sample : (n, \*input shape) typical inputs: a few hundred are enough. They set the ranges of all formats,
         and their shape and dtype those of the program's input: uint8 samples make an input that takes raw
         bytes. For a network on sequences, a list of (steps, features) arrays.
@@ -114,12 +114,19 @@ def _network(
     if isinstance(network, Network) or (isinstance(network, Sequence) and not path):
         if block_size is not None:
             raise CompileError("block_size belongs to modules and ONNX models; these layers have their blocks")
-        graph = network if isinstance(network, Network) else Network(layers=tuple(network))
-        return replace(graph, channels_first=False) if channels_last else graph
+        plain = network if isinstance(network, Network) else Network(layers=tuple(network))
+        return replace(plain, channels_first=False) if channels_last else plain
     if path or type(network).__name__ == "ModelProto":
         from .onnx_import import from_onnx
 
-        return from_onnx(network, channels_last=channels_last, block_size=block_size)
+        graph: Network = from_onnx(network, channels_last=channels_last, block_size=block_size)
+        return graph
     from .torch_import import from_torch
 
+    if hasattr(network, "quantisers"):  # a model in quantisation-aware training brings its ranges along
+        from .ranges import from_quantised
+
+        if block_size is not None:
+            raise CompileError("block_size: quantisation-aware training is over; compress the model before it")
+        return from_quantised(network, sample, channels_last=channels_last)
     return from_torch(network, sample, channels_last=channels_last, block_size=block_size)

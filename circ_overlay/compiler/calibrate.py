@@ -9,7 +9,6 @@ the float network's values, rounded to their formats, take the place of the inte
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -53,7 +52,7 @@ class Lowered(NamedTuple):
     samples: int
 
 
-def calibrate(network: Network, sample: ArrayLike | Sequence[ArrayLike], width: int) -> Lowered:
+def calibrate(network: Network, sample: Any, width: int) -> Lowered:
     """Lower every operation of `network`; see :func:`circ_overlay.compiler.compile` for the arguments."""
     if network.sequence:
         return _calibrate_sequences(network, sample, width)
@@ -86,8 +85,8 @@ def calibrate(network: Network, sample: ArrayLike | Sequence[ArrayLike], width: 
         got = Format(width, layer.out_frac).value(outputs)
         ratios.append(snr_db(values[op.target], got))
         worst.append(worst_channel_db(values[op.target], got))
-        _warn(network, op, worst[-1])
         _forget(network, index, values, operands)
+    _warn(network, layers, worst)
     assert network.output is not None
     return Lowered(layers, port, _output_port(network, operands[network.output].frac), ratios, worst, len(x))
 
@@ -97,7 +96,7 @@ def _apply(
     residual: Operand | None, factor: Operand | None,
 ) -> NDArray[np.int64]:  # fmt: skip
     """The layer on integers, some images at a time."""
-    x = network.joined(op, [p.integers for p in parts])  # type: ignore[arg-type]
+    x = network.joined(op, [p.integers for p in parts])
     if op.flatten:
         x = x.reshape(len(x), 1, 1, -1)
     chunk = max(1, (1 << 19) // max(int(np.prod(x.shape[1:])), int(np.prod(layer.result_shape))))
@@ -124,17 +123,18 @@ def _forget(network: Network, index: int, *tensors: dict[str, Any]) -> None:
             del values[name]
 
 
-def _warn(network: Network, op: Operation, worst: float) -> None:
-    if worst < WORST_CHANNEL_DB:
+def _warn(network: Network, layers: list[Layer], worst: list[float]) -> None:
+    weak = [f"{layer.name!r} ({ratio:.1f} dB)" for layer, ratio in zip(layers, worst) if ratio < WORST_CHANNEL_DB]
+    if weak:
         _log.warning(
-            "%s: layer %r has a channel with an SNR of only %.1f dB, because its outputs are far smaller than the "
-            "layer's largest; channels of like size share a format better", network.name, op.name, worst,
+            "%s: each of these layers has a channel with a low SNR, because its outputs are far smaller than the "
+            "layer's largest: %s; channels of like size share a format better", network.name, ", ".join(weak),
         )  # fmt: skip
 
 
 # ---- sequences -----------------------------------------------------------------------------------------------
-def _calibrate_sequences(network: Network, sample: ArrayLike | Sequence[ArrayLike], width: int) -> Lowered:
-    sequences = [_checked(network, np.asarray(s)) for s in sample]  # type: ignore[union-attr]
+def _calibrate_sequences(network: Network, sample: Any, width: int) -> Lowered:
+    sequences = [_checked(network, np.asarray(s)) for s in sample]
     if not sequences or sum(map(len, sequences)) == 0:
         raise CompileError("the sample holds no sequences; give a list of (steps, features) arrays")
     everything = np.concatenate(sequences)
@@ -168,7 +168,7 @@ def _calibrate_sequences(network: Network, sample: ArrayLike | Sequence[ArrayLik
         got = Format(width, layer.out_frac).value(_apply(layer, network, op, parts, width, residual, factor))
         ratios.append(snr_db(op.pooled(results[op.name]), got))
         worst.append(worst_channel_db(op.pooled(results[op.name]), got))
-        _warn(network, op, worst[-1])
+    _warn(network, layers, worst)
     assert network.output is not None
     return Lowered(layers, port, _output_port(network, fracs[network.output]), ratios, worst, len(everything))
 
@@ -177,8 +177,9 @@ def _state_frac(network: Network, state: str, results: dict[str, Floats], width:
     writers = [op for op in network.layers if op.target == state]
     if any(op.activation in ("sigmoid", "tanh") for op in writers):
         return width - 1
-    largest = max(float(np.abs(results[op.name]).max()) for op in writers)
-    return Format.for_range(width, OUTPUT_HEADROOM * largest).frac
+    learned = [op.out_range for op in writers if op.out_range is not None]
+    shown = OUTPUT_HEADROOM * max(float(np.abs(results[op.name]).max()) for op in writers)
+    return Format.for_range(width, max(learned, default=shown)).frac
 
 
 def _record(
@@ -220,7 +221,7 @@ def _checked(network: Network, sample: ArrayLike) -> NDArray[Any]:
         raise CompileError(
             f"sample of shape {x.shape}: expected (n, {features}) or n samples of {features} elements, n > 0"
         )
-    whole = [(channels, height, width)] if network.channels_first else [(height, width, channels)]
+    whole: list[tuple[int, ...]] = [(channels, height, width) if network.channels_first else (height, width, channels)]
     if channels == 1:
         whole.append((height, width))
     if height * width > 1 and x.shape[1:] not in whole:
@@ -232,9 +233,9 @@ def _checked(network: Network, sample: ArrayLike) -> NDArray[Any]:
 def _input_port(network: Network, x: NDArray[Any], width: int) -> Port:
     assert network.input_shape is not None
     shape = tuple(int(n) for n in x.shape[1:])
-    layout = {"pixels": network.input_shape[0] * network.input_shape[1], "channels_first": network.channels_first}
+    pixels, first = network.input_shape[0] * network.input_shape[1], network.channels_first
     if x.dtype == np.uint8 and width > spec.U8_BITS:
-        return Port(shape=shape, frac=0, storage="uint8", **layout)
+        return Port(shape=shape, frac=0, storage="uint8", pixels=pixels, channels_first=first)
     largest = float(np.abs(x.astype(np.float64)).max())
     if not np.isfinite(largest):
         raise CompileError("the sample holds NaN or infinite values")
@@ -243,7 +244,7 @@ def _input_port(network: Network, x: NDArray[Any], width: int) -> Port:
             f"the sample's largest magnitude is {largest:.3g}; formats are chosen from what it shows, so give typical "
             f"inputs, scaled to between {2.0**-40:.1g} and {2.0**40:.1g}"
         )
-    return Port(shape=shape, frac=Format.for_range(width, largest).frac, **layout)
+    return Port(shape=shape, frac=Format.for_range(width, largest).frac, pixels=pixels, channels_first=first)
 
 
 def _output_port(network: Network, frac: int) -> Port:

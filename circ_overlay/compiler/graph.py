@@ -211,7 +211,8 @@ class Network:
 
     Parameters
     ----------
-    layers : in the order of execution. Each reads tensors that one before has written, the input, or states.
+    layers : in the order of execution. Each reads tensors that one before has written, the input, or states. Names
+        that occur twice get a number behind them.
     input_shape : of the input map; None: a vector as the first layer takes it.
     input_scale : factor on the inputs before the first layer, e.g. 1/255 for raw pixels.
     output : tensor that is the network's; None: the last operation's.
@@ -242,10 +243,18 @@ class Network:
                 raise CompileError(f"{first.where}give the network's input_shape")
             features = first.in_channels or first.weight.shape[1] * first.block_size
             object.__setattr__(self, "input_shape", (1, 1, features))
-        last, named = "input", []
+        last, named, taken = "input", [], set[str]()
         for op in self.layers:
-            named.append(op if op.source is not None else replace(op, source=last))
+            if op.name in taken:  # the tensor follows, unless others were told its name
+                name = next(f"{op.name}_{n}" for n in range(2, len(self.layers) + 2) if f"{op.name}_{n}" not in taken)
+                op = replace(op, name=name, target=name if op.target == op.name else op.target)
+            taken.add(op.name)
+            op = op if op.source is not None else replace(op, source=last)
             last = op.target
+            if op.kind == "circulant" and op.target in op.sources:  # a state: it is still read while it is made
+                named.append(replace(op, target=f"{op.name}.next"))
+                op = Operation(name=f"{op.name}.copy", kind="sum", source=f"{op.name}.next", target=op.target)
+            named.append(op)
         object.__setattr__(self, "layers", tuple(named))
         object.__setattr__(self, "output", self.output or last)
         _ = self.shapes

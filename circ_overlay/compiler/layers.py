@@ -21,7 +21,14 @@ def _pair(value: Pair) -> tuple[int, int]:
     return (value, value) if isinstance(value, int) else (int(value[0]), int(value[1]))
 
 
-def Conv2d(  # noqa: N802 - reads as the layer it makes
+def _padding(value: Pair | tuple[int, int, int, int]) -> tuple[int, int, int, int]:
+    if isinstance(value, tuple) and len(value) == 4:
+        return value
+    rows, columns = _pair(value)
+    return rows, columns, rows, columns
+
+
+def Conv2d(
     weight: ArrayLike,
     *,
     in_channels: int = 0,
@@ -71,14 +78,13 @@ def Conv2d(  # noqa: N802 - reads as the layer it makes
             raise CompileError(f"{where}{p} x {q} blocks of {k} do not make a matrix of {out_channels} x {in_channels}")
     else:
         raise CompileError(f"{where}weight of shape {array.shape}: expected (p, q, r, s, k) or (out, in, r, s)")
-    pads = tuple(padding) if isinstance(padding, tuple) and len(padding) == 4 else _pair(padding) * 2  # type: ignore[arg-type]
     return Operation(
         name=name, weight=array, in_channels=in_channels, out_channels=out_channels, taps=array.shape[2:4],
-        stride=_pair(stride), padding=pads, **rest,
+        stride=_pair(stride), padding=_padding(padding), **rest,
     )  # fmt: skip
 
 
-def Linear(  # noqa: N802
+def Linear(
     weight: ArrayLike,
     *,
     in_features: int = 0,
@@ -102,20 +108,27 @@ def Linear(  # noqa: N802
     return Conv2d(kernel, in_channels=in_features, out_channels=out_features, block_size=block_size, name=name, **rest)
 
 
-def MaxPool2d(kernel_size: Pair, *, stride: Pair | None = None, padding: Pair = 0, name: str = "max", **rest: Any) -> Operation:  # noqa: N802
+def MaxPool2d(
+    kernel_size: Pair, *, stride: Pair | None = None, padding: Pair = 0, name: str = "max", **rest: Any
+) -> Operation:
     """Largest of each window, per channel."""
     step = kernel_size if stride is None else stride
-    return Operation(name=name, kind="max", taps=_pair(kernel_size), stride=_pair(step), padding=_pair(padding) * 2, **rest)
-
-
-def AvgPool2d(kernel_size: Pair, *, stride: Pair | None = None, padding: Pair = 0, name: str = "average", **rest: Any) -> Operation:  # noqa: N802
-    """Mean of each window, per channel; pixels outside count as zeros, as in PyTorch."""
-    taps, step = _pair(kernel_size), kernel_size if stride is None else stride
     return Operation(
-        name=name, kind="sum", taps=taps, stride=_pair(step), padding=_pair(padding) * 2, scale=1 / (taps[0] * taps[1]), **rest
+        name=name, kind="max", taps=_pair(kernel_size), stride=_pair(step), padding=_padding(padding), **rest
     )
 
 
-def Add(source: str, residual: str, *, name: str = "add", **rest: Any) -> Operation:  # noqa: N802
+def AvgPool2d(
+    kernel_size: Pair, *, stride: Pair | None = None, padding: Pair = 0, name: str = "average", **rest: Any
+) -> Operation:
+    """Mean of each window, per channel; pixels outside count as zeros, as in PyTorch."""
+    taps, step = _pair(kernel_size), kernel_size if stride is None else stride
+    return Operation(
+        name=name, kind="sum", taps=taps, stride=_pair(step), padding=_padding(padding),
+        scale=1 / (taps[0] * taps[1]), **rest,
+    )  # fmt: skip
+
+
+def Add(source: str, residual: str, *, name: str = "add", **rest: Any) -> Operation:
     """Sum of two maps of one shape."""
     return Operation(name=name, kind="sum", source=source, residual=residual, **rest)

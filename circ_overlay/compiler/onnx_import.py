@@ -252,7 +252,7 @@ class _Importer:
         if found is None:
             self.refuse(f"Operator {self.node.op_type} on a constant", f"supported are {SUPPORTED}")
         if name in self.host:
-            self.refuse(f"Operator {self.node.op_type} behind a {self.host[name]}", "a softmax is the last one, if any")
+            self.refuse(f"A {self.host[name]} before {self.node.op_type}", "leave all that follows to the host")
         return found.value if isinstance(found, _Steps) else found
 
     def number(self, index: int) -> NDArray[Any] | None:

@@ -245,7 +245,7 @@ def _affine_shift(op: Operation, multiplier: Floats, offset: Floats, residual: i
         )
     if residual is not None and shift + residual < 0:
         raise CompileError(
-            f"{op.where}its residual {op.residual!r} has {-(shift + residual)} fraction bits more than the sum can take; "
-            "bring both to the same order of magnitude"
+            f"{op.where}its residual {op.residual!r} has {-(shift + residual)} fraction bits more than the sum can "
+            "take; bring both to the same order of magnitude"
         )
     return shift

@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from functools import cache
+from itertools import pairwise
 
 from .. import spec
 from ..image import instructions
@@ -41,8 +42,8 @@ def cut(
         whole = planner.segment(0, len(planner.items))
         if whole is None:
             raise CompileError(
-                f"{network.name} does not fit this core at once ({planner.needs(0, len(planner.items))}), and a network "
-                "on sequences cannot be cut: its state stays on chip. Use larger blocks or fewer channels, or "
+                f"{network.name} does not fit this core at once ({planner.needs(0, len(planner.items))}), and a "
+                "network on sequences cannot be cut: its state stays on chip. Use larger blocks or fewer channels, or "
                 "compile it for a larger core with config="
             )
         return (whole,), {}
@@ -145,7 +146,7 @@ class _Planner:
         ends, segments = [count], []
         while ends[-1]:
             ends.append(before[ends[-1]])
-        for end, first in zip(ends, ends[1:]):
+        for end, first in pairwise(ends):
             segment = self.segment(first, end)
             assert segment is not None
             segments.append(segment)

@@ -173,7 +173,7 @@ class _Importer:
         if not isinstance(found, Value):
             self.refuse(f"Operation {_title(node)} on something other than a map", f"supported are {_SUPPORTED}")
         if arg in self.host and not self.passes(node):
-            self.refuse(f"Operation {_title(node)} behind a {self.host[arg]}", "a softmax is the last operation, if any")
+            self.refuse(f"A {self.host[arg]} before another layer", "use a sigmoid, or leave the rest to the host")
         return found
 
     def passes(self, node: fx.Node) -> bool:
@@ -394,8 +394,12 @@ class _Importer:
             self.refuse(f"Module {name!r} with forward hooks", "remove them: the core runs none")
         v = self.value(node)
         bias = None if getattr(m, "bias", None) is None or isinstance(m, _RECURRENT) else _array(m.bias)  # type: ignore[arg-type]
+        if isinstance(m, ours.BlockCirculantLinear) and v.features != m.in_features:
+            self.refuse(f"A layer for {m.in_features} features on {v.features}", "check what arrives")
         if isinstance(m, ours.BlockCirculantLinear):
             return self.builder.linear(v, _array(m.weight), m.out_features, name, bias=bias)
+        if isinstance(m, (ours.BlockCirculantConv2d, ours.BlockCirculantPatchConv2d)):
+            self.builder.expect(v, m.in_channels)
         if isinstance(m, ours.BlockCirculantConv2d):
             pads = (m.padding[0], m.padding[1]) * 2
             return self.builder.conv(v, _array(m.weight), m.out_channels, name, bias=bias, stride=m.stride, padding=pads)

@@ -129,11 +129,12 @@ def reduce(layer: Layer, x: Ints, factor: Ints | None = None) -> Ints:
         return _circulant(layer, x)[0]
     if layer.opcode == spec.Opcode.PRODUCT:
         (pixels,) = _windows(layer, x)
-        return pixels * (0 if factor is None else factor)
+        return pixels if factor is None else pixels * factor
     if layer.opcode == spec.Opcode.SUM:
         return sum(_windows(layer, x))  # type: ignore[return-value]
     lowest = -(1 << 62)  # pixels outside the input never win; a window of nothing else gives the limit below
-    return np.maximum.reduce(list(_windows(layer, x, lowest)))
+    largest: Ints = np.maximum.reduce(list(_windows(layer, x, lowest)))
+    return largest
 
 
 def apply(

@@ -7,7 +7,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
-from circ_overlay.nn.spectral import Array, check_dtype, check_result
+from circ_overlay.nn.spectral import Array, Rounding, check_dtype, check_result
 
 __all__ = ["Convolution", "Pair"]
 
@@ -46,6 +46,7 @@ class Convolution(nn.Module):
         self.kernel_size = _pair("kernel_size", kernel_size, 1)
         self.stride, self.padding = _pair("stride", stride, 1), _pair("padding", padding, 0)
         self.weight = nn.Parameter(torch.empty(*self._weight_shape(), device=device, dtype=dtype))
+        self.rounding: Rounding | None = None  # of the weight; see circ_overlay.nn.qat
         if bias:
             self.bias = nn.Parameter(torch.empty(out_channels, device=device, dtype=dtype))
         else:
@@ -87,7 +88,7 @@ class Convolution(nn.Module):
         ValueError
             If `x` has another shape or dtype, or is smaller than the kernel.
         """
-        weight = self.weight  # read once: under a parametrization every reading computes it
+        weight = self.weight if self.rounding is None else self.rounding(self.weight)
         self._check(x, weight)
         y = self._convolve(x if x.ndim == 4 else x.unsqueeze(0), weight)
         check_result(y, x)
