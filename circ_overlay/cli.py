@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Command line: ``circ-overlay info | run | models | data``. Thin: the work is done in the package."""
+"""Command line: ``circ-overlay info | run | models | data | compile``. Thin: the work is done in the package."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from rich.table import Table
 from tqdm import tqdm
 
 from . import __version__, bitstreams, datasets, models, spec
+from .cli_compile import compile_model
 from .engines import ENGINES, available_engines
 from .errors import CircOverlayError
 from .program import Program
@@ -48,6 +49,9 @@ class _Group(click.Group):
 def cli(verbose: bool) -> None:
     """Block-circulant FFT neural networks on PYNQ boards, and on the emulated one."""
     logging.basicConfig(level=logging.INFO if verbose else logging.WARNING, format="%(name)s: %(message)s")
+
+
+cli.add_command(compile_model)
 
 
 @cli.command()
