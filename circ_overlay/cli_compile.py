@@ -48,7 +48,7 @@ _HELP = {
 @click.option("--data", "data", required=True, type=click.Path(exists=True, dir_okay=False, path_type=Path),
               help="Typical inputs: .npy, or .npz whose array x, images or else the first one is taken.")  # fmt: skip
 @click.option("-o", "--output", required=True, type=click.Path(dir_okay=False, path_type=Path), help="The .circ file.")
-@click.option("--width", type=click.IntRange(spec.WIDTHS[0], spec.WIDTHS[-1]), help="Bits; default: 12, or the board's.")
+@click.option("--width", type=click.IntRange(spec.WIDTHS[0], spec.WIDTHS[-1]), help="Bits; default: the core's, 12.")
 @click.option("--block-size", type=int, help="Project dense layers to blocks of this size. It costs accuracy.")
 @click.option("--name", help="The network's name; default: the model's.")
 @click.option("--labels", help="Names of the classes, with commas between them.")
@@ -102,7 +102,7 @@ def read_samples(path: Path, limit: int) -> NDArray[Any] | list[NDArray[Any]]:
     try:
         held = np.load(path, allow_pickle=False)
     except ValueError as error:
-        raise CircOverlayError(f"{path} holds no plain arrays ({error}); save numbers with np.save or np.savez") from error
+        raise CircOverlayError(f"{path} holds no plain arrays ({error}); use np.save or np.savez on numbers") from error
     if not isinstance(held, np.lib.npyio.NpzFile):
         return np.asarray(held)[:limit]
     with held:
@@ -162,6 +162,6 @@ def _report(rows: list[dict[str, Any]], totals: dict[str, Any]) -> None:
     console.print(
         f"{totals['parameters']:,} parameters, {totals['compression']:.1f} x fewer than dense; "
         f"{totals['cycles_per_image']:,} cycles an image, {totals['images_per_second']:,.0f} images/s at "
-        f"{totals['clock_mhz']:g} MHz in runs of {totals['batch']} (modelled); {totals['segments']} segments, loaded in "
-        f"{totals['load_cycles']:,} cycles\n{used}\n{totals['file']}: {totals['file_bytes']:,} bytes"
+        f"{totals['clock_mhz']:g} MHz in runs of {totals['batch']} (modelled); {totals['segments']} segments, "
+        f"loaded in {totals['load_cycles']:,} cycles\n{used}\n{totals['file']}: {totals['file_bytes']:,} bytes"
     )

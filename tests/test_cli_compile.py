@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 
 pytest.importorskip("click", reason="the command line needs circ-overlay[cli]")
-from click.testing import CliRunner  # noqa: E402
+from click.testing import CliRunner
 
-from circ_overlay import golden, spec  # noqa: E402
-from circ_overlay.cli import cli  # noqa: E402
-from circ_overlay.compiler import Conv2d, Linear, MaxPool2d, Network, compile  # noqa: E402
-from circ_overlay.compiler.report import layer_table, summary  # noqa: E402
-from circ_overlay.program import Program  # noqa: E402
+from circ_overlay import golden, spec
+from circ_overlay.cli import cli
+from circ_overlay.compiler import Conv2d, Linear, MaxPool2d, Network, compile
+from circ_overlay.compiler.report import layer_table, summary
+from circ_overlay.program import Program
 
 BUILD = """
 import torch
@@ -55,7 +55,8 @@ def call(*arguments, status=0):
 def test_module_from_code(folder):
     pytest.importorskip("torch")
     target = folder / "net.circ"
-    text = call(f"{folder}/build.py:build", "--data", folder / "x.npz", "-o", target, "--name", "mine", "--labels", "a, b,c")
+    options = ("--name", "mine", "--labels", "a, b,c")
+    text = call(f"{folder}/build.py:build", "--data", folder / "x.npz", "-o", target, *options)
     for part in ("mine", "linear, relu", "SNR dB", "modelled", "net.circ", "images/s", "% of weight words"):
         assert part in text, part
     program = Program.load(target)
@@ -168,7 +169,9 @@ def test_usage(folder):
 def network():
     rng = np.random.default_rng(0)
     layers = (
-        Conv2d(weight=rng.normal(size=(4, 1, 3, 3, 8)), in_channels=8, padding=1, activation="relu", pool=(2, 2), name="c"),
+        Conv2d(
+            weight=rng.normal(size=(4, 1, 3, 3, 8)), in_channels=8, padding=1, activation="relu", pool=(2, 2), name="c"
+        ),
         MaxPool2d(2, name="m"),
         Linear(weight=rng.normal(size=(8, 4 * 4, 8)), flatten=True, name="l"),
     )

@@ -131,7 +131,8 @@ def test_residual_network_with_a_projection_and_clips(opset):
     rng = RNG(2)
     w = {"k1": rng.normal(size=(8, 3, 3, 3)) / 5, "k2": rng.normal(size=(16, 8, 3, 3)) / 8,
          "b2": rng.normal(size=16),
-         "k3": rng.normal(size=(16, 16, 3, 3)) / 12, "ks": rng.normal(size=(16, 8, 1, 1)) / 3, "b3": rng.normal(size=16),
+         "k3": rng.normal(size=(16, 16, 3, 3)) / 12, "ks": rng.normal(size=(16, 8, 1, 1)) / 3,
+         "b3": rng.normal(size=16),
          "low": np.array(0.0), "high": np.array(6.0), "w": rng.normal(size=(16, 5)) / 4,
          "c": rng.normal(size=5)}  # fmt: skip
 

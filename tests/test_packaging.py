@@ -67,6 +67,7 @@ print(circ_overlay.__version__, 'numpy' in sys.modules, len(program.layers))
 @pytest.mark.parametrize(("blocked", "module", "advice"), [
     ("pynq", "circ_overlay.driver", "pip install circ-overlay[pynq]"),
     ("torch", "circ_overlay.nn", "pip install circ-overlay[train]"),
+    ("onnx", "circ_overlay.compiler.onnx_import", "pip install circ-overlay[onnx]"),
 ])  # fmt: skip
 def test_missing_extras_are_named(blocked, module, advice):
     script = f"import sys; sys.modules[{blocked!r}] = None\nimport {module}"

@@ -7,259 +7,25 @@ batch-norm, a residual sum, an activation and a pooling that follow go into it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from typing import Any, NoReturn
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .. import spec
-from .graph import CompileError, Network, Operation, Shape
-from .structure import of_kernel
+from .graph import Operation
+from .records import BlockSizes, Value, reads
+from .weights import Weighted
 
 __all__ = ["BlockSizes", "Builder", "Value"]
 
 Floats = NDArray[np.float64]
 Pair = tuple[int, int]
-BlockSizes = int | Mapping[str, int] | None
 
 
-@dataclass(frozen=True)
-class Value:
-    """What a node of the imported graph gives.
+class Builder(Weighted):
+    """See the module, and :class:`.records.Records` for its arguments."""
 
-    Attributes
-    ----------
-    tensor : its name in the network
-    shape : (height, width, channels)
-    flat : "" for a map; "chw" or "hwc": its elements as one vector in that order
-    op : the record of the operation that gives it, while that may still be changed
-    pad : rows and columns of zeros around it (top, left, bottom, right), for a convolution or average to take in
-    """
-
-    tensor: str
-    shape: Shape
-    flat: str = ""
-    op: dict[str, Any] | None = None
-    pad: tuple[int, int, int, int] = (0, 0, 0, 0)
-
-    @property
-    def features(self) -> int:
-        """Elements."""
-        return self.shape[0] * self.shape[1] * self.shape[2]
-
-    @property
-    def channels(self) -> int:
-        """Of a pixel."""
-        return self.shape[2]
-
-
-class Builder:
-    """See the module.
-
-    Parameters
-    ----------
-    input_shape : of the network's input
-    channels_first : samples come as (channels, height, width)
-    block_size : project dense weights to blocks of this size, or of those that a mapping gives for layers' names
-    """
-
-    def __init__(self, input_shape: Shape, *, channels_first: bool, block_size: BlockSizes = None) -> None:
-        for k in block_size.values() if isinstance(block_size, Mapping) else (block_size,):
-            if k is not None and k != 1 and k not in spec.BLOCK_SIZES:
-                raise CompileError(f"block_size={k}: the core executes 1 and {spec.BLOCK_SIZES}")
-        self.block_size = block_size
-        self.dense: list[str] = []
-        self.input_shape, self.channels_first = input_shape, channels_first
-        self.records: list[dict[str, Any]] = []
-        self.input_scale = 1.0
-        self.states: dict[str, int] = {}
-        self.input = Value("input", input_shape)
-        self.input_readers = 1
-        self.place = "the graph"
-
-    def refuse(self, what: str, instead: str) -> NoReturn:
-        """Raise CompileError about the node at hand."""
-        raise CompileError(f"{what} at {self.place!r} cannot be compiled; {instead}")
-
-    def unique(self, name: str) -> str:
-        """`name`, or with a number behind it if it is taken."""
-        taken = {"input", "output", *self.states, *(r["name"] for r in self.records)}
-        if name not in taken:
-            return name
-        return next(f"{name}_{n}" for n in range(2, len(taken) + 3) if f"{name}_{n}" not in taken)
-
-    def emit(self, name: str, shape: Shape, **fields: Any) -> Value:
-        """A new operation, giving a map of `shape`."""
-        record = {"name": self.unique(name), **fields}
-        self.records.append(record)
-        return Value(record.get("target", record["name"]), shape, op=record)
-
-    def network(self, output: Value, name: str, metadata: Mapping[str, Any] | None = None) -> Network:
-        """What has been built, without what the output does not need."""
-        self._whole(output)
-        if isinstance(self.block_size, Mapping):
-            unknown = sorted(self.block_size.keys() - set(self.dense))
-            if unknown:
-                raise CompileError(
-                    f"block_size names {', '.join(unknown)}; the layers with dense weights are "
-                    f"{', '.join(self.dense) or 'none'}"
-                )
-        if output.flat and output.channels > 1 and output.flat != ("chw" if self.channels_first else "hwc"):
-            self.refuse(
-                f"An output that is a map flattened in the order {output.flat!r}",
-                "return the map itself: its layout is that of the samples",
-            )
-        if not self.records:
-            raise CompileError(f"{name} holds no layer that the core could execute")
-        if output.tensor == "input":
-            output = self._copy(output, "output")
-        self._prune(output)
-        return Network(
-            layers=tuple(Operation(**{key: r[key] for key in r if key != "frozen"}) for r in self.records),
-            metadata=dict(metadata or {}),
-            input_shape=self.input_shape,
-            input_scale=self.input_scale,
-            output=output.tensor,
-            states=self.states,
-            channels_first=self.channels_first,
-            name=name,
-        )
-
-    def _prune(self, output: Value) -> None:
-        """Drop operations that neither the output nor a state depends on."""
-        needed, kept = {output.tensor, *self.states}, []
-        for record in reversed(self.records):
-            if record.get("target", record["name"]) in needed:
-                needed |= _reads(record)
-                kept.append(record)
-        self.records = kept[::-1]
-
-    def _whole(self, *values: Value) -> None:
-        if any(any(v.pad) for v in values):
-            self.refuse("Padding before anything but a convolution or an average", "give the padding to that layer")
-
-    # ---- layers with weights ---------------------------------------------------------------------------------
-    def conv(
-        self, v: Value, columns: Floats, out_channels: int, name: str, *, bias: Floats | None,
-        stride: Pair = (1, 1), padding: tuple[int, int, int, int] = (0, 0, 0, 0), gather: bool = False,
-        taps: Pair | None = None,
-    ) -> Value:  # fmt: skip
-        """A block-circulant convolution with first columns (p, q, r, s, k)."""
-        if v.flat:
-            self.refuse("A convolution of a flattened map", "flatten behind the convolutions")
-        if any(v.pad):
-            padding = tuple(a + b for a, b in zip(padding, v.pad))  # type: ignore[assignment]
-        shift = np.zeros(out_channels) if bias is None else bias
-        taps = taps or (columns.shape[2], columns.shape[3])
-        op = Operation(name=name, weight=columns, out_channels=out_channels, taps=taps, stride=stride,
-                       padding=padding, gather=gather)  # fmt: skip
-        _, shape = op.shapes(v.shape)
-        return self.emit(
-            name, shape, source=v.tensor, weight=columns, in_channels=v.shape[2], out_channels=out_channels, taps=taps,
-            stride=stride, padding=padding, gather=gather, scale=np.ones(out_channels), shift=shift,
-        )  # fmt: skip
-
-    def linear(self, v: Value, columns: Floats, out_features: int, name: str, *, bias: Floats | None) -> Value:
-        """A block-circulant matrix with first columns (p, q, k) on a vector or a flattened map."""
-        self._whole(v)
-        height, width, channels = v.shape
-        k = columns.shape[2]
-        if height * width == 1:
-            plain = Value(v.tensor, v.shape, op=v.op)
-            return self.conv(plain, columns[:, :, None, None, :], out_features, name, bias=bias)
-        if not v.flat:
-            self.refuse(f"A linear layer on a map of {height} x {width} pixels", "flatten or pool the map first")
-        if k == 1:  # a dense matrix: its columns may come in any order
-            kernel = columns[..., 0]
-            kernel = (
-                kernel.reshape(-1, channels, height, width)
-                if v.flat == "chw"
-                else kernel.reshape(-1, height, width, channels).transpose(0, 3, 1, 2)
-            )
-            taps = kernel[..., None]
-        elif v.flat == "chw":
-            self.refuse(
-                "A block-circulant layer on a map flattened channel by channel",
-                "flatten in the core's order instead, x.permute(0, 2, 3, 1).flatten(1), or pool to one pixel before",
-            )
-        elif channels % k == 0:
-            taps = columns.reshape(len(columns), height, width, channels // k, k).transpose(0, 3, 1, 2, 4)
-        elif channels % spec.MAP_WORD == 0:
-            result = self.conv(
-                Value(v.tensor, (1, 1, v.features)), columns[:, :, None, None, :], out_features, name, bias=bias
-            )
-            assert result.op is not None
-            result.op["flatten"] = True
-            return result
-        elif channels <= spec.MAX_GATHER_CHANNELS:  # a window as large as the map, its pixels packed
-            return self.conv(
-                Value(v.tensor, v.shape), columns[:, :, None, None, :], out_features, name, bias=bias, gather=True,
-                taps=(height, width),
-            )  # fmt: skip
-        else:
-            self.refuse(
-                f"A block-circulant layer with k={k} on a flattened map of {channels} channels",
-                f"make the channels a multiple of {spec.MAP_WORD}, or pool to one pixel before",
-            )
-        return self.conv(Value(v.tensor, v.shape, op=v.op), taps, out_features, name, bias=bias)
-
-    def chosen(self, name: str) -> int | None:
-        """The block size that the user wants for a dense layer."""
-        self.dense.append(name)
-        return self.block_size.get(name) if isinstance(self.block_size, Mapping) else self.block_size
-
-    def dense_conv(
-        self, v: Value, kernel: Floats, name: str, *, bias: Floats | None, stride: Pair = (1, 1),
-        padding: tuple[int, int, int, int] = (0, 0, 0, 0),
-    ) -> Value:  # fmt: skip
-        """A convolution with a dense kernel (out, in, r, s), in whose weights blocks are looked for."""
-        found = of_kernel(kernel, self.chosen(name))
-        result = self.conv(v, found.columns, len(kernel), name, bias=bias, stride=stride, padding=padding,
-                           gather=found.gather, taps=(kernel.shape[2], kernel.shape[3]))  # fmt: skip
-        self.expect(v, kernel.shape[1])
-        return self._gained(result, found.gains)
-
-    def expect(self, v: Value, channels: int) -> None:
-        """Refuse a map of other channels: blocks that are filled up with zeros would take it."""
-        if v.channels != channels:
-            self.refuse(f"A layer for {channels} channels on {v.channels}", "check what arrives")
-
-    def dense_linear(self, v: Value, matrix: Floats, name: str, *, bias: Floats | None) -> Value:
-        """A dense matrix (out, in) on a vector or a flattened map; blocks are looked for."""
-        self._whole(v)
-        height, width, channels = v.shape
-        if height * width > 1 and not v.flat:
-            self.refuse(f"A linear layer on a map of {height} x {width} pixels", "flatten or pool the map first")
-        if matrix.shape[1] != v.features:
-            self.refuse(f"A matrix for {matrix.shape[1]} features on {v.features}", "check what arrives")
-        if height * width == 1:
-            return self.dense_conv(
-                Value(v.tensor, v.shape, op=v.op), matrix[:, :, None, None], name, bias=bias
-            )
-        k = self.chosen(name)
-        if v.flat == "hwc":
-            found = of_kernel(matrix[:, :, None, None], k)
-            size = found.columns.shape[4]
-            if size > 1 and (channels % size == 0 or channels % spec.MAP_WORD == 0 or channels < spec.MAP_WORD):
-                result = self.linear(v, found.columns[:, :, 0, 0], len(matrix), name, bias=bias)
-                return self._gained(result, found.gains)
-            kernel = matrix.reshape(-1, height, width, channels).transpose(0, 3, 1, 2)
-        else:
-            kernel = matrix.reshape(-1, channels, height, width)
-        found = of_kernel(kernel, k)
-        result = self.conv(Value(v.tensor, v.shape, op=v.op), found.columns, len(matrix), name, bias=bias,
-                           gather=found.gather, taps=(height, width))  # fmt: skip
-        return self._gained(result, found.gains)
-
-    def _gained(self, v: Value, gains: Floats | None) -> Value:
-        if gains is not None:
-            assert v.op is not None
-            v.op["scale"] = v.op["scale"] * gains
-        return v
-
-    # ---- what goes into the operation before, if that is still open ------------------------------------------
     def _open(self, v: Value, *keys: str) -> dict[str, Any] | None:
         """The operation that gives `v`, unless it is closed or already has one of `keys`."""
         if v.op is None or v.op.get("frozen") or any(v.op.get(key) not in (None, "identity", (1, 1)) for key in keys):
@@ -274,7 +40,7 @@ class Builder:
 
     def affine(self, v: Value, scale: Floats, shift: Floats, name: str) -> Value:
         """``v * scale + shift`` with numbers or one of each per channel."""
-        self._whole(v)
+        self.whole(v)
         if v.tensor == "input" and np.size(scale) == 1 and np.all(scale > 0) and not np.any(shift) and self.alone:
             self.input_scale *= float(np.ravel(scale)[0])
             return v
@@ -310,7 +76,7 @@ class Builder:
 
     def activation(self, v: Value, name: str, function: str, ceiling: float | None = None) -> Value:
         """relu (with a ceiling: clipped), sigmoid or tanh."""
-        self._whole(v)
+        self.whole(v)
         if v.op is not None and function == "relu" == v.op.get("activation") and not v.op.get("frozen"):
             if ceiling is not None:
                 v.op["ceiling"] = min(ceiling, v.op.get("ceiling") or ceiling)
@@ -326,7 +92,7 @@ class Builder:
     def add(self, a: Value, b: Value, name: str) -> Value:
         """Sum of two maps of one shape."""
         self._agree("sum", a, b)
-        a, b = (self._copy(v, name) if v.tensor == "input" else v for v in (a, b))
+        a, b = (self.copy(v, name) if v.tensor == "input" else v for v in (a, b))
         order = [r["name"] for r in self.records]
         # The later operation takes the earlier one's result; it may also wait until the other is there.
         for host, other in ((b, a), (a, b)):
@@ -336,7 +102,7 @@ class Builder:
             made = [order.index(r["name"]) for r in self.records if r.get("target", r["name"]) == other.tensor]
             if made and made[-1] > order.index(op["name"]):
                 between = self.records[order.index(op["name"]) + 1 :]
-                if any(host.tensor in _reads(r) for r in between):
+                if any(host.tensor in reads(r) for r in between):
                     continue
                 self.records.remove(op)
                 self.records.append(op)
@@ -353,21 +119,18 @@ class Builder:
         """Difference of two maps of one shape."""
         self._agree("difference", a, b)
         if a.tensor == "input":
-            a = self._like(a, self._copy(a, name))
+            a = self._like(a, self.copy(a, name))
         self.close(a)
         return self._like(a, self.emit(name, a.shape, kind="sum", source=b.tensor, scale=-1.0, residual=a.tensor))
 
     def _agree(self, what: str, a: Value, b: Value) -> None:
-        self._whole(a, b)
+        self.whole(a, b)
         if a.shape != b.shape:
             self.refuse(
                 f"A {what} of maps of {a.shape} and {b.shape}", "make the two (height, width, channels) agree"
             )
         if a.flat != b.flat:
             self.refuse(f"A {what} of maps flattened in different ways", "take it before the flattening")
-
-    def _copy(self, v: Value, name: str) -> Value:
-        return self.emit(f"{name}_input", v.shape, kind="sum", source=v.tensor)
 
     def product(self, a: Value, b: Value, name: str) -> Value:
         """Element by element product of two maps of one shape."""
@@ -377,7 +140,7 @@ class Builder:
     def max_pool(self, v: Value, taps: Pair, stride: Pair, padding: tuple[int, int, int, int], name: str) -> Value:
         """Largest of each window."""
         op = self._open(v, "pool")
-        self._whole(v)
+        self.whole(v)
         if v.flat:
             self.refuse("Pooling of a flattened map", "pool before flattening")
         if op is not None and op.get("kind") != "max" and taps == stride and not any(padding):
@@ -411,7 +174,7 @@ class Builder:
 
     def flatten(self, v: Value, order: str) -> Value:
         """The map as one vector, "chw" or "hwc"."""
-        self._whole(v)
+        self.whole(v)
         order = v.flat or order
         if v.shape[:2] == (1, 1):
             return replace(v, flat="")
@@ -423,9 +186,3 @@ class Builder:
             self.input_shape, self.channels_first = (1, 1, v.features), False
             return Value("input", self.input_shape)
         return replace(v, flat=order)
-
-
-def _reads(record: dict[str, Any]) -> set[str]:
-    source = record.get("source")
-    names = {source} if isinstance(source, str) else set(source or ())
-    return {*names, *(record[key] for key in ("residual", "factor") if record.get(key))}

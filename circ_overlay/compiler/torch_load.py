@@ -78,7 +78,7 @@ def _pickled(path: Path, trust: bool) -> nn.Module:
         raise FileNotFoundError(f"there is no file {path}")
     names = zipfile.ZipFile(path).namelist() if zipfile.is_zipfile(path) else []
     if path.suffix == ".pt2" or any("models/model.json" in n or "serialized_exported_program" in n for n in names):
-        raise CompileError(f"{path} is a torch.export archive, which keeps operators and no layers; export ONNX instead")
+        raise CompileError(f"{path} is a torch.export archive, which keeps no layers; export ONNX instead, or {_BUILD}")
     if any(n.endswith("constants.pkl") for n in names):
         raise CompileError(f"{path} is a TorchScript archive, which cannot be traced; export ONNX instead, or {_BUILD}")
     if not trust:
