@@ -5,13 +5,13 @@ import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch", reason="the modules are PyTorch's")
-from torch import nn
-from torch.nn import functional
+from torch import nn  # noqa: E402
+from torch.nn import functional  # noqa: E402
 
-from circ_overlay import golden
-from circ_overlay.compiler import CompileError, compile
-from circ_overlay.compiler.quantise import snr_db
-from circ_overlay.nn import BlockCirculantConv2d, BlockCirculantLinear
+from circ_overlay import golden  # noqa: E402
+from circ_overlay.compiler import CompileError, compile  # noqa: E402
+from circ_overlay.compiler.quantise import snr_db  # noqa: E402
+from circ_overlay.nn import BlockCirculantConv2d, BlockCirculantLinear  # noqa: E402
 
 C = nn.Conv2d
 L = nn.Linear
@@ -63,7 +63,8 @@ ODD = {
     "negative scale before a maximum": (lambda x, a: a(functional.max_pool2d(x * -1, 3, 2)), [C(4, 4, 1)], (4, 7, 7)),
     "output used twice": (twice, [C(4, 8, 3, padding=1), C(8, 8, 1)], (4, 6, 6)),
     "changed in place": (inplace, [C(4, 8, 3, padding=1), C(8, 8, 1)], (4, 6, 6)),
-    "bn behind a pooling": (lambda x, a, n: n(functional.max_pool2d(a(x), 2)), [C(4, 6, 3), nn.BatchNorm2d(6)], (4, 8, 8)),
+    "bn behind a pooling": (
+        lambda x, a, n: n(functional.max_pool2d(a(x), 2)), [C(4, 6, 3), nn.BatchNorm2d(6)], (4, 8, 8)),
     "relu before bn": (lambda x, a, n: n(a(x).relu()), [C(4, 6, 3), nn.BatchNorm2d(6)], (4, 8, 8)),
     "bn alone": (lambda x, n: n(x), [nn.BatchNorm2d(5)], (5, 3, 4)),
     "pooling that does not divide": (lambda x, a: functional.max_pool2d(a(x).relu(), 3), [C(3, 5, 2)], (3, 9, 12)),

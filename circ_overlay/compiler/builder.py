@@ -170,7 +170,8 @@ class Builder(Weighted):
         """Zeros around a map, for the convolution or average that follows."""
         if v.flat or min(padding) < 0:
             self.refuse(f"Padding {padding}", "pad maps, by positive numbers")
-        return replace(v, pad=tuple(a + b for a, b in zip(v.pad, padding)))
+        top, left, bottom, right = (a + b for a, b in zip(v.pad, padding))
+        return replace(v, pad=(top, left, bottom, right))
 
     def flatten(self, v: Value, order: str) -> Value:
         """The map as one vector, "chw" or "hwc"."""

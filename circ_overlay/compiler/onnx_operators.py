@@ -223,6 +223,7 @@ class Operators(Node):
         filled = fill is not None and np.any(np.asarray(fill) != 0)
         if mode not in (b"constant", "constant") or filled:
             self.refuse(f"Pad in mode {mode!r}", "pad rows and columns with zeros")
+        assert pads is not None
         widths = [int(n) for n in np.ravel(pads)]
         begins, ends = widths[: len(widths) // 2], widths[len(widths) // 2 :]
         where = list(range(len(begins))) if axes is None else [int(a) % 4 for a in axes]

@@ -76,7 +76,7 @@ def of_kernel(kernel: Floats, block_size: int | None = None) -> Structured:
 
 def _parameters(kernel: Floats, k: int) -> int:
     p, q = circulant.block_grid(kernel.shape[0], kernel.shape[1], k)
-    return p * q * k * kernel.shape[2] * kernel.shape[3]
+    return int(p) * q * k * kernel.shape[2] * kernel.shape[3]
 
 
 def _found(kernel: Floats, gains: bool = True) -> Structured | None:

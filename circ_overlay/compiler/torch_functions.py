@@ -61,7 +61,7 @@ class Functions:
         found = self.values.get(arg) if isinstance(arg, fx.Node) else None
         if not isinstance(found, Value):
             self.refuse(f"Operation {title(node)} on something other than a map", f"supported are {SUPPORTED}")
-        if arg in self.host and not self.passes(node):
+        if isinstance(arg, fx.Node) and arg in self.host and not self.passes(node):
             self.refuse(f"A {self.host[arg]} before another layer", "use a sigmoid, or leave the rest to the host")
         return found
 

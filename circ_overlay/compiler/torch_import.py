@@ -157,7 +157,9 @@ class _Importer(Functions):
         own = next((c for c in (*_LEAVES, nn.Linear, nn.Conv2d, nn.BatchNorm1d, nn.BatchNorm2d, *PASS)
                     if isinstance(m, c)), None)  # fmt: skip
         if own is not None and type(m).forward is not own.forward:
-            self.refuse(f"Module {name!r}, whose forward is not {own.__name__}'s,", "make the change a module of its own")
+            self.refuse(
+                f"Module {name!r}, whose forward is not {own.__name__}'s,", "make the change a module of its own"
+            )
         if m._forward_hooks or m._forward_pre_hooks:
             self.refuse(f"Module {name!r} with forward hooks", "remove them: the core runs none")
         v = self.value(node)
