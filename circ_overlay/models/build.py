@@ -65,16 +65,21 @@ def sample(name: str) -> Any:
     """The training samples that formats are chosen from, as the network takes them."""
     model = MODELS[name]
     if model.speech:
-        return model.prepare(datasets.load_recordings(model.dataset, "train").recordings[:CALIBRATION:8])
+        return model.prepare(datasets.load_recordings(model.dataset, "train").recordings[::8])
     return model.prepare(datasets.load(model.dataset, "train").images[:CALIBRATION])
+
+
+def _labels(name: str) -> tuple[str, ...]:
+    model = MODELS[name]
+    load = datasets.load_recordings if model.speech else datasets.load
+    return tuple(load(model.dataset, "test").classes)
 
 
 def build(name: str) -> Program:
     """The program of `name`, compiled from its float weights and the first training samples."""
     model = MODELS[name]
     metadata = {"dataset": model.dataset, "title": model.title}
-    labels = datasets.DATASETS[model.dataset].classes
-    return compile(load_float(name), sample(name), name=name, labels=labels, metadata=metadata)
+    return compile(load_float(name), sample(name), name=name, labels=_labels(name), metadata=metadata)
 
 
 def main(argv: list[str] | None = None) -> int:
