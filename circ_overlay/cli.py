@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Command line: ``circ-overlay info | run | models | data | explore``. Thin: the work is done in the package."""
+"""Command line: ``circ-overlay info | run | models | data | compile | explore``. Thin: the package does the work."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from rich.table import Table
 from tqdm import tqdm
 
 from . import __version__, bitstreams, datasets, models, spec
+from .cli_compile import compile_model
 from .cli_explore import explore
 from .engines import ENGINES, available_engines
 from .errors import CircOverlayError
@@ -52,6 +53,7 @@ def cli(verbose: bool) -> None:
     logging.basicConfig(level=logging.INFO if verbose else logging.WARNING, format="%(name)s: %(message)s")
 
 
+cli.add_command(compile_model)
 cli.add_command(explore)
 
 
