@@ -130,8 +130,10 @@ def data(names: tuple[str, ...]) -> None:
 @click.option("--limit", type=click.IntRange(min=1), help="Only the first N test samples.")
 @click.option("--engine", type=click.Choice(ENGINES), help="What computes on the emulated board.")
 @click.option("--batch", type=click.IntRange(min=1), help="Samples in one DMA transfer.")
-@click.option("--golden", type=click.IntRange(min=0), help="Samples that the golden model computes too; default: all of "
-              "a fully connected network's, 500 of another's.")
+@click.option(
+    "--golden", type=click.IntRange(min=0),
+    help="Samples that the golden model computes too; default: all of a fully connected network's, 500 of another's.",
+)
 @click.option("--bitfile", type=click.Path(exists=True, dir_okay=False), help="Use this bitstream.")
 @click.option("--picture", type=click.Path(dir_okay=False, path_type=Path), help="Draw inputs with answers (.png).")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
@@ -245,7 +247,8 @@ def _report(result: dict[str, Any], dataset: str) -> None:
         f"{unit}s": f"{result['images']:,}" + (f" of {result['steps']:,} steps" if unit == "sequence" else ""),
         "accuracy": f"float {_percent(accuracy['float'])}   golden {_percent(accuracy['golden'])}   "
         f"board {_percent(accuracy['board'])}",
-        "equal to golden": f"{result['equal_to_golden']:,} of {result['compared_with_golden']:,} compared, every bit of every output",
+        "equal to golden": f"{result['equal_to_golden']:,} of {result['compared_with_golden']:,} compared, "
+        "every bit of every output",
         "parameters": f"{result['parameters']:,} ({result['compression']:.1f} x fewer than dense)",
         "segments": f"{result['segments']}, loaded {result['program_loads']} times: {result['plan']}",
         "batches": f"{result['batches']} of up to {result['batch_size']}",

@@ -24,7 +24,8 @@ def _joined(of_x: Floats, of_h: Floats, features: int) -> Floats:
     """One matrix (p, q, 1, 1, k) on [x | h] of two on x and h, x being filled up to whole blocks or map words."""
     k = of_x.shape[2]
     gap = np.zeros((len(of_x), filled(features, k) // k - of_x.shape[1], k))
-    return np.concatenate([of_x, gap, of_h], 1)[:, :, None, None, :]
+    joined: Floats = np.concatenate([of_x, gap, of_h], 1)[:, :, None, None, :]
+    return joined
 
 
 def _gates(weights: Weights, part: str, count: int) -> list[Floats]:

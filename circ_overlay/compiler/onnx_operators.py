@@ -189,7 +189,8 @@ class Operators(Node):
 
     def dropout(self) -> None:
         """Dropout: nothing."""
-        if self.given(2) and bool(np.ravel(self.number(2))[0]):
+        training = self.number(2) if self.given(2) else None
+        if training is not None and np.any(training):
             self.refuse("Dropout in training mode", "export the model in eval mode")
         self.passes()
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 import operator
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any, NoReturn
+from typing import Any, NoReturn, cast
 
 import numpy as np
 import torch
@@ -224,7 +224,8 @@ class Functions:
 
     def permute(self, node: fx.Node) -> Value:
         """Channels to the end, before flattening."""
-        v, order = self.value(node), node.args[1:]
+        v = self.value(node)
+        order: Any = node.args[1:]
         order = order[0] if len(order) == 1 and isinstance(order[0], (tuple, list)) else order
         if tuple(order) != (0, 2, 3, 1) or v.flat:
             self.refuse(f"A permutation {tuple(order)}", "only x.permute(0, 2, 3, 1).flatten(1) is understood")
@@ -269,7 +270,7 @@ class Functions:
 
     def item(self, node: fx.Node) -> Any:
         """Outputs of a recurrent layer, or their last step."""
-        source, index = node.args[0], node.args[1]
+        source, index = node.args[0], cast(Any, node.args[1])
         found = self.values.get(source) if isinstance(source, fx.Node) else None
         if isinstance(found, tuple) and index in (0, 1):
             return found[index]  # the states, which a use would refuse
