@@ -33,6 +33,7 @@ class PlannedUnit {
             if (!order.alone) continue;
             order.together = images > 1 && order.one.outputs < LANES && order.all.make(i, images, image_words);
             order.table.make(i, program.weights);
+            order.entries.make(i, program.affine);
         }
     }
 
@@ -40,12 +41,12 @@ class PlannedUnit {
     void execute(std::uint32_t n, const Instruction& i, Program& program, Map maps, std::uint32_t images) {
         const Order& order = orders_[n];
         if (images > 1 && order.together) {
-            lanes_.execute(i, order.all, order.table, program, maps.image(0));
+            lanes_.execute(i, order.all, order.table, order.entries, maps.image(0));
             return;
         }
         for (std::uint32_t image = 0; image < images; ++image) {
             if (order.alone) {
-                lanes_.execute(i, order.one, order.table, program, maps.image(image));
+                lanes_.execute(i, order.one, order.table, order.entries, maps.image(image));
             } else {
                 window_.execute(n, i, program, maps.at(image), 1);
             }
@@ -57,10 +58,11 @@ class PlannedUnit {
         bool alone = false, together = false;  // which of the plans there are: of one image, of all at a time
         Plan one, all;
         Table table;
+        Entries entries;
     };
 
     std::vector<Order> orders_;
-    LaneUnit<W, Capacity> lanes_;
+    LaneUnit<W> lanes_;
     WindowUnit<W, Capacity, Policy> window_;
 };
 

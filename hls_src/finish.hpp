@@ -1,0 +1,109 @@
+// SPDX-License-Identifier: BSD-3-Clause
+// affine.hpp for a processor's units: affine, residual and activation of HALF lanes, four channels at a time.
+#pragma once
+
+#include <cstdint>
+
+#include "affine.hpp"
+#include "image.hpp"
+#include "kernels.hpp"
+#include "vectors.hpp"
+
+namespace circ {
+
+// What an instruction does with the reduced value, the same for all of its channels.
+template <int W>
+struct RealFinish {
+    RealShift shift;
+    double residual_factor, floor, ceiling;
+    bool adds, curved, tanh;
+
+    explicit RealFinish(const Instruction& i)
+        : shift(i.affine_shift),
+          residual_factor(power_of_two(static_cast<int>(i.add_shift))),
+          floor(-power_of_two(W - 1)),
+          ceiling(power_of_two(W - 1) - 1),
+          adds(i.adds()),
+          curved(i.activation >= static_cast<std::uint32_t>(spec::Activation::Sigmoid)),
+          tanh(i.activation == static_cast<std::uint32_t>(spec::Activation::Tanh)) {
+        static_assert(static_cast<int>(spec::Activation::Sigmoid) == 2 && static_cast<int>(spec::Activation::Tanh) == 3);
+        if (i.activation == static_cast<std::uint32_t>(spec::Activation::Relu)) {
+            floor = 0;
+            ceiling = i.ceiling;
+        }
+        if (curved) {  // where the curve saturates its argument
+            floor = -power_of_two(W + spec::PREACT_GUARD_BITS - 1);
+            ceiling = -floor - 1;
+        }
+    }
+};
+
+// One affine entry for all lanes.
+struct SameEntry {
+    const double *scale, *bias;
+    void operator()(std::uint32_t n, std::uint32_t, Reals& s, Reals& b) const {
+        s = Reals{} + scale[n];
+        b = Reals{} + bias[n];
+    }
+};
+
+// An entry for each lane: those of channel n of LANES blocks lie side by side.
+struct LaneEntries {
+    const double *scale, *bias;
+    void operator()(std::uint32_t n, std::uint32_t h, Reals& s, Reals& b) const {
+        std::memcpy(&s, scale + n * LANES + h, sizeof s);
+        std::memcpy(&b, bias + n * LANES + h, sizeof b);
+    }
+};
+
+// Channels of `y` in turns of four: from the inverse transform to the largest results so far.
+//   channels  how many count; the others of the last map word become 0
+//   residual  pixels of the residual operand; `offset` words behind them is that of channel 0
+//   begins    there are no results yet
+template <int W, class Entries>
+CIRC_KERNEL void finish_block(const RealFinish<W>& finish, const Reals* y, const Entries& entries, std::uint32_t h,
+                              std::uint32_t channels, const Halves* map, const std::uint32_t* residual,
+                              std::uint32_t offset, bool begins, Reals* best) {
+    for (std::uint32_t n = 0; n < channels; n += 4) {
+        Longs words = {};
+        if (finish.adds) fetch_words(map, residual, offset + n / 4, words);
+        each<4>([&](auto e) {
+            Reals scale, bias, v = y[n + e];
+            entries(n + e, h, scale, bias);
+            saturate_reals<spec::TIME_BITS>(v);
+            v = v * scale + bias;
+            if (finish.adds) {
+                Reals summand;
+                element(words, e, summand);
+                v = v + summand * finish.residual_factor;
+            }
+            finish.shift(v);
+            clamp(v, finish.floor, finish.ceiling);
+            if (finish.curved) {
+                const Ints u = __builtin_convertvector(v, Ints);
+                Ints out;
+                for (std::uint32_t l = 0; l < HALF; ++l) out[l] = curve<W>(u[l], finish.tanh);
+                v = __builtin_convertvector(out, Reals);
+            }
+            if (n + e >= channels) v = Reals{};
+            best[n + e] = begins ? v : (v > best[n + e] ? v : best[n + e]);
+        });
+    }
+}
+
+// Four channels at a time to the pixels' map words; words from `end` on are none.
+CIRC_KERNEL inline void write_block(const Reals* values, std::uint32_t channels, Halves* map,
+                                    const std::uint32_t* pixels, std::uint32_t offset, std::uint32_t end) {
+    for (std::uint32_t n = 0; n < channels; n += 4) {
+        Longs words = {};
+        each<4>([&](auto e) {
+            const Longs v = __builtin_convertvector(values[n + e], Longs);
+            words |= (v & 0xFFFF) << (16 * e);
+        });
+        for (std::uint32_t l = 0; l < HALF; ++l) {
+            if (pixels[l] < end && pixels[l] + offset + n / 4 < end) unpack(words[l], map[pixels[l] + offset + n / 4]);
+        }
+    }
+}
+
+}  // namespace circ
