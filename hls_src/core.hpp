@@ -54,7 +54,7 @@ class Core {
         if constexpr (Policy::IMAGES > 1) {
             if (!header.sequence() && words <= Policy::MAP_WORDS / Policy::IMAGES) images_ = Policy::IMAGES;
         }
-        map_.reserve(images_ * image_words_);
+        map_.reserve(images_ * image_words_ + Policy::SLACK_WORDS);
         circulant_.prepare(program_, images_, image_words_);
         return status;
     }

@@ -12,27 +12,28 @@
 namespace circ {
 
 // What an instruction does with the reduced value, the same for all of its channels.
-template <int W>
 struct RealFinish {
     RealShift shift;
     double residual_factor, floor, ceiling;
     bool adds, curved, tanh;
+    int width;
 
-    explicit RealFinish(const Instruction& i)
+    RealFinish(const Instruction& i, int core_width)
         : shift(i.affine_shift),
           residual_factor(power_of_two(static_cast<int>(i.add_shift))),
-          floor(-power_of_two(W - 1)),
-          ceiling(power_of_two(W - 1) - 1),
+          floor(-power_of_two(core_width - 1)),
+          ceiling(power_of_two(core_width - 1) - 1),
           adds(i.adds()),
           curved(i.activation >= static_cast<std::uint32_t>(spec::Activation::Sigmoid)),
-          tanh(i.activation == static_cast<std::uint32_t>(spec::Activation::Tanh)) {
+          tanh(i.activation == static_cast<std::uint32_t>(spec::Activation::Tanh)),
+          width(core_width) {
         static_assert(static_cast<int>(spec::Activation::Sigmoid) == 2 && static_cast<int>(spec::Activation::Tanh) == 3);
         if (i.activation == static_cast<std::uint32_t>(spec::Activation::Relu)) {
             floor = 0;
             ceiling = i.ceiling;
         }
         if (curved) {  // where the curve saturates its argument
-            floor = -power_of_two(W + spec::PREACT_GUARD_BITS - 1);
+            floor = -power_of_two(width + spec::PREACT_GUARD_BITS - 1);
             ceiling = -floor - 1;
         }
     }
@@ -42,8 +43,8 @@ struct RealFinish {
 struct SameEntry {
     const double *scale, *bias;
     void operator()(std::uint32_t n, std::uint32_t, Reals& s, Reals& b) const {
-        s = Reals{} + scale[n];
-        b = Reals{} + bias[n];
+        spread(scale[n], s);
+        spread(bias[n], b);
     }
 };
 
@@ -56,38 +57,56 @@ struct LaneEntries {
     }
 };
 
+// curve() of affine.hpp; v is within its domain.
+inline void bend(Reals& v, int width, bool tanh) {
+    const int position_bits = width + 3 - spec::ACTIVATION_LOG2_SEGMENTS;
+    const int drop = spec::ACTIVATION_FRAC_BITS - (width - 1) - (tanh ? 1 : 0);
+    const Ints x = __builtin_convertvector(v, Ints);
+    const Ints magnitude = (x < 0 ? -x : x) << (tanh ? 1 : 0);
+    const Ints limit = Ints{} + ((8 << width) - 1);
+    const Ints u = magnitude > limit ? limit : magnitude;
+    const Ints segment = u >> position_bits, position = u & ((1 << position_bits) - 1);
+    Ints left, right;
+    for (std::uint32_t n = 0; n < HALF; ++n) {
+        left[n] = spec::SIGMOID[segment[n]];
+        right[n] = spec::SIGMOID[segment[n] + 1];
+    }
+    const Ints y = left + ((right - left) * position >> position_bits);
+    const Ints signed_y = (x < 0 ? -y : y) + (tanh ? 0 : 1 << (spec::ACTIVATION_FRAC_BITS - 1));
+    const Ints rounded = (signed_y + (1 << (drop - 1))) >> drop;
+    v = __builtin_convertvector(rounded, Reals);
+    clamp(v, -power_of_two(width - 1), power_of_two(width - 1) - 1);
+}
+
 // Channels of `y` in turns of four: from the inverse transform to the largest results so far.
 //   channels  how many count; the others of the last map word become 0
 //   residual  pixels of the residual operand; `offset` words behind them is that of channel 0
 //   begins    there are no results yet
-template <int W, class Entries>
-CIRC_KERNEL void finish_block(const RealFinish<W>& finish, const Reals* y, const Entries& entries, std::uint32_t h,
+template <class Entries>
+CIRC_KERNEL void finish_block(const RealFinish& finish, const Reals* y, const Entries& entries, std::uint32_t h,
                               std::uint32_t channels, const Halves* map, const std::uint32_t* residual,
                               std::uint32_t offset, bool begins, Reals* best) {
     for (std::uint32_t n = 0; n < channels; n += 4) {
         Longs words = {};
         if (finish.adds) fetch_words(map, residual, offset + n / 4, words);
-        each<4>([&](auto e) {
+        for (std::uint32_t e = 0; e < 4 && n + e < channels; ++e) {
             Reals scale, bias, v = y[n + e];
             entries(n + e, h, scale, bias);
             saturate_reals<spec::TIME_BITS>(v);
             v = v * scale + bias;
             if (finish.adds) {
                 Reals summand;
-                element(words, e, summand);
+                element(words, static_cast<int>(e), summand);
                 v = v + summand * finish.residual_factor;
             }
             finish.shift(v);
             clamp(v, finish.floor, finish.ceiling);
             if (finish.curved) {
-                const Ints u = __builtin_convertvector(v, Ints);
-                Ints out;
-                for (std::uint32_t l = 0; l < HALF; ++l) out[l] = curve<W>(u[l], finish.tanh);
-                v = __builtin_convertvector(out, Reals);
+                bend(v, finish.width, finish.tanh);
             }
-            if (n + e >= channels) v = Reals{};
             best[n + e] = begins ? v : (v > best[n + e] ? v : best[n + e]);
-        });
+        }
+        for (std::uint32_t c = channels; c < n + 4; ++c) best[c] = Reals{};
     }
 }
 

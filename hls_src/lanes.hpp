@@ -12,99 +12,22 @@
 #include "kernels.hpp"
 #include "mac.hpp"
 #include "plan.hpp"
+#include "tables.hpp"
 #include "transform.hpp"
 
 namespace circ {
 
-// Weights of an instruction in the order in which its sums take them: rows in groups of 4, then 2 or 1.
-struct Table {
-    std::vector<Triple> factors;             // group by group, word by word, step by step, row by row
-    std::vector<std::int32_t> plain;         // k = 1: by four outputs, step by step, output by output
-    std::uint64_t magnitude[MAX_BLOCK / 2];  // of a word: no sum exceeds it times the word's largest part
-
-    template <class Weights>
-    void make(const Instruction& i, Weights& weights) {
-        const std::uint32_t half = i.block_words(), row = i.row_words(), steps = row / half, rows = i.out_blocks();
-        factors.clear();
-        plain.clear();
-        std::fill(std::begin(magnitude), std::end(magnitude), 0);
-        measure(i, weights);
-        if (!i.compressed()) {
-            plain.resize(std::size_t{(rows + 3) / 4} * steps * 16);
-            for (std::uint32_t r = 0; r < rows; ++r) {
-                for (std::uint32_t n = 0; n < row; ++n) {
-                    const auto& word = weights[i.weight_base + r * row + n];
-                    std::int32_t* to = &plain[((std::size_t{r / 4} * steps + n / 2) * 4 + r % 4) * 4 + n % 2 * 2];
-                    to[0] = word.re;
-                    to[1] = word.im;
-                }
-            }
-            return;
-        }
-        factors.reserve(std::size_t{rows} * row);
-        for (std::uint32_t first = 0, count = 0; first < rows; first += count) {
-            count = group(rows - first);
-            for (std::uint32_t w = 0; w < half; ++w) {
-                for (std::uint32_t n = 0; n < steps; ++n) {
-                    for (std::uint32_t r = 0; r < count; ++r) {
-                        const auto& word = weights[i.weight_base + (first + r) * row + n * half + w];
-                        const Factors f = Factors::of(word, w == 0);
-                        factors.push_back({f.first, f.minus, f.plus});
-                    }
-                }
-            }
-        }
-    }
-
-    // Rows that are summed side by side where `left` remain.
-    static std::uint32_t group(std::uint32_t left) { return left >= 4 ? 4 : left >= 2 ? 2 : 1; }
-
-  private:
-    // The largest sum over a row of |re| + |im|, for two real products the larger one. k = 1: all in word 0.
-    template <class Weights>
-    void measure(const Instruction& i, Weights& weights) {
-        const std::uint32_t half = i.block_words(), row = i.row_words();
-        const auto absolute = [](std::int32_t v) { return static_cast<std::uint64_t>(v < 0 ? -v : v); };
-        for (std::uint32_t r = 0; r < i.out_blocks(); ++r) {
-            std::uint64_t re[MAX_BLOCK / 2] = {}, im[MAX_BLOCK / 2] = {};
-            for (std::uint32_t n = 0; n < row; ++n) {
-                const auto& word = weights[i.weight_base + r * row + n];
-                re[i.compressed() ? n % half : 0] += absolute(word.re);
-                im[i.compressed() ? n % half : 0] += absolute(word.im);
-            }
-            for (std::uint32_t w = 0; w < half; ++w) {
-                const bool real = i.compressed() && w == 0;
-                magnitude[w] = std::max(magnitude[w], real ? std::max(re[w], im[w]) : re[w] + im[w]);
-            }
-        }
-    }
-};
-
-// Affine entries as doubles.
-struct Entries {
-    std::vector<double> scale, bias;
-
-    template <class Affines>
-    void make(const Instruction& i, Affines& affine) {
-        const std::uint32_t room = (i.out_channels + 3) / 4 * 4;
-        scale.assign(room, 0);
-        bias.assign(room, 0);
-        for (std::uint32_t c = 0; c < i.out_channels; ++c) {
-            scale[c] = affine[i.affine_base + c].scale;
-            bias[c] = static_cast<double>(affine[i.affine_base + c].bias);
-        }
-    }
-};
-
-template <int W>
 class LaneUnit {
   public:
-    void execute(const Instruction& i, const Plan& plan, const Table& table, const Entries& entries, Halves* map) {
+    void execute(const Instruction& i, int width, const Plan& plan, const Table& table, const Magnitudes& magnitudes,
+                 const Entries& entries, Halves* map) {
+        width_ = width;
+        magnitudes_ = &magnitudes;
         if (planes_.size() < std::size_t{plan.planes} * plan.plane) planes_.resize(std::size_t{plan.planes} * plan.plane);
         if (plan.padded) std::fill_n(planes_.begin(), std::size_t{plan.planes} * plan.plane, 0);
         if (!i.compressed()) {
             split_input(i, plan, map);
-            narrow_[0] = fits(table, 0);
+            narrow_[0] = magnitudes.fit(0, peaks_[0]);
             outputs<4>(i, plan, table, entries, map);  // four channels at a time
             return;
         }
@@ -120,7 +43,7 @@ class LaneUnit {
                     std::fill_n(peaks_, K / 2, Ints{});
                     for (const Group& group : plan.groups)
                         forward_group<K>(map, group, i.in_channels, plan.plane, planes_.data(), peaks_);
-                    for (std::uint32_t w = 0; w < K / 2; ++w) narrow_[w] = fits(table, w);
+                    for (std::uint32_t w = 0; w < K / 2; ++w) narrow_[w] = magnitudes_->fit(w, peaks_[w]);
                 }
                 outputs<K>(i, plan, table, entries, map);
             }
@@ -128,13 +51,6 @@ class LaneUnit {
     }
 
   private:
-    // invariant: |sum| <= magnitude * peak; below 2**31, a sum modulo 2**32 is the sum itself
-    bool fits(const Table& table, std::uint32_t w) const {
-        std::int32_t peak = 0;
-        for (std::uint32_t n = 0; n < HALF; ++n) peak = std::max(peak, peaks_[w][n]);
-        return table.magnitude[w] * static_cast<std::uint64_t>(peak) < std::uint64_t{1} << 31;
-    }
-
     void split_input(const Instruction& i, const Plan& plan, const Halves* map) {
         peaks_[0] = Ints{};
         for (const Group& group : plan.groups)
@@ -144,7 +60,7 @@ class LaneUnit {
     // Blocks of K channels; k = 1: of four.
     template <int K>
     void outputs(const Instruction& i, const Plan& plan, const Table& table, const Entries& entries, Halves* map) {
-        const RealFinish<W> finish(i);
+        const RealFinish finish(i, width_);
         const std::uint32_t blocks = (i.out_channels + K - 1) / K;
         for (const Tile& tile : plan.tiles) {
             std::size_t at = 0;  // in the table
@@ -152,7 +68,7 @@ class LaneUnit {
                 count = i.compressed() ? Table::group(blocks - first) : 1;
                 for (std::uint32_t pool = 0; pool < plan.pools; ++pool) {
                     const std::uint32_t* steps = plan.steps.data() + std::size_t{pool} * plan.steps_of_result;
-                    if (i.gathers() && (first == 0 || plan.pools > 1)) gather<K>(i, plan, table, tile, steps);
+                    if (i.gathers() && (first == 0 || plan.pools > 1)) gather<K>(i, plan, tile, steps);
                     sums<K>(i, plan, table, tile, steps, at, first, count);
                     const std::uint32_t shift =
                         (pool / i.pool_columns * i.out_width * i.pool_columns + pool % i.pool_columns) * i.add_pitch;
@@ -178,11 +94,11 @@ class LaneUnit {
 
     // The tile's windows as vectors: spectra to gathered_, which are planes of LANES positions.
     template <int K>
-    void gather(const Instruction& i, const Plan& plan, const Table& table, const Tile& tile,
+    void gather(const Instruction& i, const Plan& plan, const Tile& tile,
                 const std::uint32_t* steps) {
         std::fill_n(peaks_, K / 2, Ints{});
         gather_blocks<K>(planes_.data() + tile.position, steps, plan.steps_of_result, tile.count, gathered_.data(), peaks_);
-        for (std::uint32_t w = 0; w < i.block_words(); ++w) narrow_[w] = fits(table, w);
+        for (std::uint32_t w = 0; w < i.block_words(); ++w) narrow_[w] = magnitudes_->fit(w, peaks_[w]);
     }
 
     template <int K>
@@ -221,6 +137,8 @@ class LaneUnit {
 
     std::vector<std::int32_t> planes_, gathered_;
     std::vector<std::uint32_t> gathered_steps_;
+    int width_ = 0;
+    const Magnitudes* magnitudes_ = nullptr;
     Ints peaks_[MAX_BLOCK / 2];
     bool narrow_[MAX_BLOCK / 2];
     Reals samples_[4][2][MAX_BLOCK], best_[4][2][MAX_BLOCK];

@@ -46,9 +46,14 @@ struct RealShift {
     }
 };
 
+inline void spread(double value, Reals& v) { v = Reals{value, value, value, value, value, value, value, value}; }
+
 inline void clamp(Reals& v, double low, double high) {
-    v = v < low ? Reals{} + low : v;
-    v = v > high ? Reals{} + high : v;
+    Reals lows, highs;
+    spread(low, lows);
+    spread(high, highs);
+    v = v < lows ? lows : v;
+    v = v > highs ? highs : v;
 }
 
 template <int BITS>
