@@ -17,6 +17,7 @@ struct RealFinish {
     double residual_factor, floor, ceiling;
     bool adds, curved, tanh;
     int width;
+    double curve_floor, curve_ceiling;  // of what a curve gives
 
     RealFinish(const Instruction& i, int core_width)
         : shift(i.affine_shift),
@@ -26,7 +27,9 @@ struct RealFinish {
           adds(i.adds()),
           curved(i.activation >= static_cast<std::uint32_t>(spec::Activation::Sigmoid)),
           tanh(i.activation == static_cast<std::uint32_t>(spec::Activation::Tanh)),
-          width(core_width) {
+          width(core_width),
+          curve_floor(floor),
+          curve_ceiling(ceiling) {
         static_assert(static_cast<int>(spec::Activation::Sigmoid) == 2 && static_cast<int>(spec::Activation::Tanh) == 3);
         if (i.activation == static_cast<std::uint32_t>(spec::Activation::Relu)) {
             floor = 0;
@@ -36,6 +39,15 @@ struct RealFinish {
             floor = -power_of_two(width + spec::PREACT_GUARD_BITS - 1);
             ceiling = -floor - 1;
         }
+    }
+
+    // Affine, residual, rounding, limits; for a curve its argument.
+    void operator()(Reals& v, const Reals& scale, const Reals& bias, const Reals& residual) const {
+        saturate_reals<spec::TIME_BITS>(v);
+        v = v * scale + bias;
+        if (adds) v = v + residual * residual_factor;
+        shift(v);
+        clamp(v, floor, ceiling);
     }
 };
 
@@ -57,25 +69,34 @@ struct LaneEntries {
     }
 };
 
+// Of each segment of the sigmoid's curve, where it begins and the chord to its end.
+struct Chords {
+    static constexpr int BITS = 12;  // of a chord
+    std::int32_t of[(1 << spec::ACTIVATION_LOG2_SEGMENTS)];
+    constexpr Chords() : of() {
+        for (int n = 0; n < 1 << spec::ACTIVATION_LOG2_SEGMENTS; ++n)
+            of[n] = spec::SIGMOID[n] << BITS | (spec::SIGMOID[n + 1] - spec::SIGMOID[n]);
+    }
+};
+inline constexpr Chords CHORDS;
+static_assert(spec::SIGMOID[1] < 1 << Chords::BITS, "the first chord is the steepest");
+
 // curve() of affine.hpp; v is within its domain.
-inline void bend(Reals& v, int width, bool tanh) {
-    const int position_bits = width + 3 - spec::ACTIVATION_LOG2_SEGMENTS;
-    const int drop = spec::ACTIVATION_FRAC_BITS - (width - 1) - (tanh ? 1 : 0);
+inline void bend(Reals& v, const RealFinish& finish) {
+    const int position_bits = finish.width + 3 - spec::ACTIVATION_LOG2_SEGMENTS, tanh = finish.tanh ? 1 : 0;
+    const int drop = spec::ACTIVATION_FRAC_BITS - (finish.width - 1) - tanh;
     const Ints x = __builtin_convertvector(v, Ints);
-    const Ints magnitude = (x < 0 ? -x : x) << (tanh ? 1 : 0);
-    const Ints limit = Ints{} + ((8 << width) - 1);
+    const Ints magnitude = (x < 0 ? -x : x) << tanh;
+    const Ints limit = Ints{} + ((8 << finish.width) - 1);
     const Ints u = magnitude > limit ? limit : magnitude;
     const Ints segment = u >> position_bits, position = u & ((1 << position_bits) - 1);
-    Ints left, right;
-    for (std::uint32_t n = 0; n < HALF; ++n) {
-        left[n] = spec::SIGMOID[segment[n]];
-        right[n] = spec::SIGMOID[segment[n] + 1];
-    }
-    const Ints y = left + ((right - left) * position >> position_bits);
-    const Ints signed_y = (x < 0 ? -y : y) + (tanh ? 0 : 1 << (spec::ACTIVATION_FRAC_BITS - 1));
-    const Ints rounded = (signed_y + (1 << (drop - 1))) >> drop;
-    v = __builtin_convertvector(rounded, Reals);
-    clamp(v, -power_of_two(width - 1), power_of_two(width - 1) - 1);
+    const std::int32_t* of = CHORDS.of;
+    const Ints chord{of[segment[0]], of[segment[1]], of[segment[2]], of[segment[3]],
+                     of[segment[4]], of[segment[5]], of[segment[6]], of[segment[7]]};
+    const Ints y = (chord >> Chords::BITS) + ((chord & ((1 << Chords::BITS) - 1)) * position >> position_bits);
+    const Ints signed_y = (x < 0 ? -y : y) + (finish.tanh ? 0 : 1 << (spec::ACTIVATION_FRAC_BITS - 1));
+    v = __builtin_convertvector((signed_y + (1 << (drop - 1))) >> drop, Reals);
+    clamp(v, finish.curve_floor, finish.curve_ceiling);
 }
 
 // Channels of `y` in turns of four: from the inverse transform to the largest results so far.
@@ -86,27 +107,25 @@ template <class Entries>
 CIRC_KERNEL void finish_block(const RealFinish& finish, const Reals* y, const Entries& entries, std::uint32_t h,
                               std::uint32_t channels, const Halves* map, const std::uint32_t* residual,
                               std::uint32_t offset, bool begins, Reals* best) {
+    const RealFinish f = finish;  // a copy, which no store can change
     for (std::uint32_t n = 0; n < channels; n += 4) {
         Longs words = {};
-        if (finish.adds) fetch_words(map, residual, offset + n / 4, words);
-        for (std::uint32_t e = 0; e < 4 && n + e < channels; ++e) {
-            Reals scale, bias, v = y[n + e];
+        if (f.adds) fetch_words(map, residual, offset + n / 4, words);
+        Reals v[4];
+        each<4>([&](auto e) {
+            Reals scale, bias, summand;
+            v[e] = y[n + e];
             entries(n + e, h, scale, bias);
-            saturate_reals<spec::TIME_BITS>(v);
-            v = v * scale + bias;
-            if (finish.adds) {
-                Reals summand;
-                element(words, static_cast<int>(e), summand);
-                v = v + summand * finish.residual_factor;
-            }
-            finish.shift(v);
-            clamp(v, finish.floor, finish.ceiling);
-            if (finish.curved) {
-                bend(v, finish.width, finish.tanh);
-            }
-            best[n + e] = begins ? v : (v > best[n + e] ? v : best[n + e]);
+            element(words, e, summand);
+            f(v[e], scale, bias, summand);
+        });
+        if (f.curved) {
+            for (Reals& value : v) bend(value, f);
         }
-        for (std::uint32_t c = channels; c < n + 4; ++c) best[c] = Reals{};
+        each<4>([&](auto e) {
+            if (n + e >= channels) v[e] = Reals{};
+            best[n + e] = begins ? v[e] : (v[e] > best[n + e] ? v[e] : best[n + e]);
+        });
     }
 }
 

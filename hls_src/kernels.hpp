@@ -19,18 +19,7 @@ static_assert(sizeof(Halves) == sizeof(std::uint64_t));
 using Wide = std::uint32_t __attribute__((vector_size(4 * LANES)));
 using Shorts = std::int16_t __attribute__((vector_size(2 * LANES)));
 
-// A map word as one number, its first element lowest.
-inline std::int64_t packed(const Halves& word) {
-#if defined(__BYTE_ORDER__) && __BYTE_ORDER__ == __ORDER_BIG_ENDIAN__
-    std::uint64_t value = 0;
-    for (int e = 3; e >= 0; --e) value = value << 16 | static_cast<std::uint16_t>(word.element[e]);
-    return static_cast<std::int64_t>(value);
-#else
-    std::int64_t value;
-    std::memcpy(&value, &word, sizeof value);
-    return value;
-#endif
-}
+inline std::int64_t packed(const Halves& word) { return static_cast<std::int64_t>(join(word)); }
 
 inline void unpack(std::int64_t value, Halves& word) {
 #if defined(__BYTE_ORDER__) && __BYTE_ORDER__ == __ORDER_BIG_ENDIAN__

@@ -141,7 +141,7 @@ class LaneUnit {
     const Magnitudes* magnitudes_ = nullptr;
     Ints peaks_[MAX_BLOCK / 2];
     bool narrow_[MAX_BLOCK / 2];
-    Reals samples_[4][2][MAX_BLOCK], best_[4][2][MAX_BLOCK];
+    Reals samples_[4][2][MAX_BLOCK] = {}, best_[4][2][MAX_BLOCK] = {};
 };
 
 }  // namespace circ

@@ -25,7 +25,7 @@ struct RowTable {
         const std::uint32_t rows = i.out_blocks(), k = i.block_size(), half = i.block_words(), row = i.row_words();
         const std::uint32_t groups = (rows + LANES - 1) / LANES, steps = row / half;
         weights.assign(std::size_t{groups} * row * 2 * LANES, 0);
-        scale.assign(std::size_t{groups} * k * LANES, 0);
+        scale.assign(std::size_t{groups} * k * LANES + 3 * LANES, 0);  // k = 1: read by fours
         bias.assign(scale.size(), 0);
         for (std::uint32_t r = 0; r < rows; ++r) {
             for (std::uint32_t n = 0; n < row; ++n) {
@@ -202,10 +202,12 @@ class RowUnit {
     // The input's pixels one behind the other, each filled up with zeros to `padded` elements.
     void collect(const Instruction& i, const Halves* map, std::uint32_t pixels, std::uint32_t padded) {
         const std::uint32_t words = pixel_words(i.in_channels), room = padded / MAP_WORD;
-        blocks_.assign(std::size_t{pixels} * room + MAX_BLOCK * LANES / MAP_WORD, Halves{});
+        const std::size_t all = std::size_t{pixels} * room + MAX_BLOCK * LANES / MAP_WORD;
+        if (blocks_.size() < all) blocks_.resize(all);
         for (std::uint32_t n = 0; n < pixels; ++n) {
             Halves* to = &blocks_[std::size_t{n} * room];
             std::copy_n(map + i.in_base + n * i.in_pitch, words, to);
+            std::fill(to + words, to + room, Halves{});
             for (std::uint32_t c = i.in_channels; c < words * MAP_WORD; ++c) to[c / MAP_WORD].element[c % MAP_WORD] = 0;
         }
     }
@@ -280,7 +282,7 @@ class RowUnit {
     std::vector<Halves> blocks_;
     std::vector<std::int32_t> elements_;
     bool narrow_[MAX_BLOCK / 2];
-    Reals samples_[2][MAX_BLOCK], best_[2][MAX_BLOCK];
+    Reals samples_[2][MAX_BLOCK] = {}, best_[2][MAX_BLOCK] = {};
 };
 
 }  // namespace circ

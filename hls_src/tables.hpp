@@ -92,7 +92,7 @@ struct Entries {
 
     template <class Affines>
     void make(const Instruction& i, Affines& affine) {
-        const std::uint32_t room = (i.out_channels + 3) / 4 * 4;
+        const std::uint32_t room = (i.out_channels + HALF - 1) / HALF * HALF;
         scale.assign(room, 0);
         bias.assign(room, 0);
         for (std::uint32_t c = 0; c < i.out_channels; ++c) {

@@ -1,14 +1,15 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// Which unit executes CIRCULANT: the fabric's, or a processor's, which plans a program's instructions when it is
-// loaded.
+// What executes instructions: the fabric's units, or a processor's, which plan a program when it is loaded.
 #pragma once
 
 #include <cstdint>
 #include <vector>
 
+#include "channels.hpp"
 #include "image.hpp"
 #include "lanes.hpp"
 #include "loader.hpp"
+#include "pixelwise.hpp"
 #include "plan.hpp"
 #include "policy.hpp"
 #include "rows.hpp"
@@ -28,8 +29,11 @@ class PlannedUnit {
         orders_.assign(program.instructions(), {});
         for (std::uint32_t n = 0; n < program.instructions(); ++n) {
             const Instruction i = program.code[n];
-            if (!i.is(spec::Opcode::Circulant)) continue;
             Order& order = orders_[n];
+            if (!i.is(spec::Opcode::Circulant)) {
+                order.entries.make(i, program.affine);
+                continue;
+            }
             order.alone = order.one.make(i, 1, image_words) ? Way::Lanes : Way::Window;
             if (order.alone == Way::Window) continue;
             order.together = images > 1 && order.one.outputs < LANES && order.all.make(i, images, image_words);
@@ -48,6 +52,12 @@ class PlannedUnit {
     template <class Map>
     void execute(std::uint32_t n, const Instruction& i, Program& program, Map maps, std::uint32_t images) {
         const Order& o = orders_[n];
+        if (!i.is(spec::Opcode::Circulant)) {
+            const RealFinish finish(i, W);
+            for (std::uint32_t image = 0; image < images; ++image)
+                reduce_channels(i, finish, o.entries, maps.image(image));
+            return;
+        }
         if (images > 1 && o.together) {
             lanes_.execute(i, W, o.all, o.table, o.magnitudes, o.entries, maps.image(0));
             return;
@@ -89,16 +99,40 @@ class PlannedUnit {
     WindowUnit<W, Capacity, Policy> window_;
 };
 
+// The fabric's: one result at a time.
 template <int W, class Capacity, class Policy>
-struct CirculantUnit;
+class FabricUnit {
+    using Program = ProgramMemory<W, Capacity>;
+    using Map = Maps<typename Capacity::template Memory<MapWord<Stored<W>>, Role::Map>>;
+
+  public:
+    void prepare(Program& program, std::uint32_t images, std::uint32_t image_words) {
+        window_.prepare(program, images, image_words);
+    }
+
+    void execute(std::uint32_t n, const Instruction& i, Program& program, Map map, std::uint32_t images) {
+        if (i.is(spec::Opcode::Circulant)) {
+            window_.execute(n, i, program, map, images);
+        } else {
+            pixelwise_.execute(i, program, map);
+        }
+    }
+
+  private:
+    WindowUnit<W, Capacity, Policy> window_;
+    PixelwiseUnit<W, Capacity> pixelwise_;
+};
+
+template <int W, class Capacity, class Policy>
+struct Unit;
 
 template <int W, class Capacity, int ROWS>
-struct CirculantUnit<W, Capacity, Hardware<ROWS>> {
-    using Type = WindowUnit<W, Capacity, Hardware<ROWS>>;
+struct Unit<W, Capacity, Hardware<ROWS>> {
+    using Type = FabricUnit<W, Capacity, Hardware<ROWS>>;
 };
 
 template <int W, class Capacity, int ROWS>
-struct CirculantUnit<W, Capacity, Processor<ROWS>> {
+struct Unit<W, Capacity, Processor<ROWS>> {
     using Type = PlannedUnit<W, Capacity, Processor<ROWS>>;
 };
 

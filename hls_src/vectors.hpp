@@ -46,7 +46,7 @@ struct RealShift {
     }
 };
 
-inline void spread(double value, Reals& v) { v = Reals{value, value, value, value, value, value, value, value}; }
+inline void spread(double value, Reals& v) { v = value - Reals{}; }
 
 inline void clamp(Reals& v, double low, double high) {
     Reals lows, highs;
