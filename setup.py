@@ -33,7 +33,9 @@ engine = Extension(
     depends=[str(path.relative_to(HERE)) for path in sorted((HERE / "hls_src").glob("*.hpp"))],
     language="c++",
     # No -march: the source has its inner loops compiled for several x86-64 generations, chosen at load time.
-    extra_compile_args=["-std=c++17", "-O3", "-fvisibility=hidden", "-Wno-unknown-pragmas", "-Wno-unused-label"],
+    extra_compile_args=["-std=c++17", "-O3", "-fvisibility=hidden", "-ffp-contract=fast", "-fno-signed-zeros",
+                        "-ffinite-math-only", "-fno-trapping-math", "-Wno-unknown-pragmas",
+                        "-Wno-unused-label"],
     optional=True,
 )
 
