@@ -209,7 +209,7 @@ def _resolve(model: str, dataset: str | None) -> tuple[Program, Any, str, Callab
 
 def _test_samples(name: str) -> tuple[Any, Any]:
     """Images or recordings of a data set's test part, and their labels."""
-    if datasets.DATASETS[name].sound:
+    if name in datasets.DATASETS and datasets.DATASETS[name].sound:
         recordings = datasets.load_recordings(name, "test")
         return recordings.recordings, recordings.labels
     images = datasets.load(name, "test")
