@@ -77,10 +77,10 @@ RECIPES: Mapping[str, ImageRecipe] = {
     ),
     "svhn-cnn": ImageRecipe(dataset="svhn", schedule=_schedule(10, 5), margin=2),
     "cifar10-cnn": ImageRecipe(
-        dataset="cifar10", schedule=_schedule(30, 10, weight_decay=2e-4, smoothing=0.0), margin=2, flip=True
+        dataset="cifar10", schedule=_schedule(44, 10, weight_decay=2e-4, smoothing=0.0), margin=2, flip=True
     ),
     "cifar10-resnet": ImageRecipe(
-        dataset="cifar10", schedule=_schedule(14, 6), margin=2, flip=True, principal="stem1.conv"
+        dataset="cifar10", schedule=_schedule(24, 6), margin=2, flip=True, principal="stem1.conv"
     ),
 }
 """How each of `circ_overlay.models.networks.NETWORKS` is trained."""
