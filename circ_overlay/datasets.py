@@ -17,14 +17,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ._pictures import FormatError, load_svhn, read_cifar10
-from .errors import CircOverlayError
+from .audio import DataUnavailableError, Recordings, folder_digest, read_spoken_digits, unpack_wavs
 from .files import cache_directory
 
-__all__ = ["DATASETS", "DataUnavailableError", "Dataset", "Source", "at_hand", "load"]
-
-
-class DataUnavailableError(CircOverlayError, OSError):
-    """A data set is not here and could not be fetched; the message says what to do."""
+__all__ = [
+    "DATASETS", "DataUnavailableError", "Dataset", "Recordings", "Source", "at_hand", "load", "load_recordings",
+]  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,9 +54,10 @@ class Source:
 
     title: str
     terms: str
-    files: dict[str, str]  # file name -> SHA-256, or md5:...; empty for what comes with a package
+    files: dict[str, str]  # file or folder name -> SHA-256, or md5:...; empty for what comes with a package
     urls: tuple[str, ...] = ()
     archive: tuple[str, str] | None = None  # tar file at the URLs that holds the files, and its checksum
+    sound: bool = False  # recordings, for load_recordings, instead of images
 
 
 DATASETS: dict[str, Source] = {
@@ -80,6 +79,14 @@ DATASETS: dict[str, Source] = {
             "https://ossci-datasets.s3.amazonaws.com/mnist/",
             "https://storage.googleapis.com/cvdf-datasets/mnist/",
         ),
+    ),
+    "fsdd": Source(
+        title="Free Spoken Digit Dataset v1.0.10, 6 speakers, 8 kHz, 2,700 + 300 recordings",
+        terms="CC BY-SA 4.0, Jackson and contributors",
+        # Of the content (see audio.folder_digest), that of the tag v1.0.10: GitHub packs archives anew at will.
+        files={"recordings": "1801eae019c063377d98f831d3f93574f259475df7332bb0e3d1b080fb5e6959"},
+        urls=("https://github.com/Jakobovski/free-spoken-digit-dataset/archive/refs/tags/v1.0.10.tar.gz",),
+        sound=True,
     ),
     "cifar10": Source(
         title="CIFAR-10 pictures of ten kinds of things, 32 x 32 colour, 50,000 + 10,000 images",
@@ -137,13 +144,12 @@ def load(name: str, split: str = "test") -> Dataset:
     Raises
     ------
     ValueError
-        Unknown name or split.
+        Unknown name or split, or it holds recordings.
     DataUnavailableError
         Neither here nor to be downloaded, or a file's checksum is wrong.
     """
-    _source(name)
-    if split not in ("train", "test"):
-        raise ValueError(f"split {split!r}: allowed are 'train' and 'test'")
+    if _source(name, split).sound:
+        raise ValueError(f"data set {name!r} holds recordings, not images: use load_recordings")
     loaders = {"digits": _digits, "mnist": _mnist, "cifar10": _cifar10, "svhn": _svhn}
     images, labels = loaders[name](split)
     return Dataset(
@@ -156,10 +162,65 @@ def load(name: str, split: str = "test") -> Dataset:
     )
 
 
-def _source(name: str) -> Source:
+def load_recordings(name: str, split: str = "test") -> Recordings:
+    """Load one split of a data set of sound.
+
+    Parameters
+    ----------
+    name : "fsdd"
+    split : "train" or "test", the official ones
+
+    Raises
+    ------
+    ValueError
+        Unknown name or split, or it holds images.
+    DataUnavailableError
+        Neither here nor to be downloaded, or the content's checksum is wrong.
+    """
+    source = _source(name, split)
+    if not source.sound:
+        raise ValueError(f"data set {name!r} holds images, not recordings: use load")
+    folder = _local(name, "recordings") or _fetch_recordings(name, source)
+    found = folder_digest(folder)
+    if found != source.files["recordings"]:
+        raise DataUnavailableError(
+            f"{folder} is not as published: its wav files have SHA-256 {found[:16]}..., expected "
+            f"{source.files['recordings'][:16]}...; remove it to fetch it again"
+        )
+    return read_spoken_digits(folder, split)
+
+
+def _source(name: str, split: str = "test") -> Source:
     if name not in DATASETS:
         raise ValueError(f"data set {name!r}: there are {', '.join(DATASETS)}")
+    if split not in ("train", "test"):
+        raise ValueError(f"split {split!r}: allowed are 'train' and 'test'")
     return DATASETS[name]
+
+
+def _fetch_recordings(name: str, source: Source) -> Path:
+    """Download and unpack into the cache; returns the folder, whose content the caller checks."""
+    hint = f"put the folder recordings/ into a folder {name}/ and set CIRC_OVERLAY_DATA to the folder above it"
+    try:
+        import pooch
+    except ImportError as error:
+        raise DataUnavailableError(
+            f"{name} is not here: pip install circ-overlay[data] to download it, or {hint}"
+        ) from error
+    folder = cache_directory() / "data" / name / "recordings"
+    errors = []
+    for url in source.urls:
+        try:
+            archive = Path(pooch.retrieve(url, known_hash=None, fname=url.rsplit("/", 1)[-1], path=folder.parent))
+        except Exception as error:  # whatever the network layer raises
+            errors.append(f"{url}: {error}")
+            continue
+        try:
+            unpack_wavs(archive, folder)
+        finally:
+            archive.unlink(missing_ok=True)
+        return folder
+    raise DataUnavailableError(f"{name} could not be downloaded ({'; '.join(errors)}); {hint}")
 
 
 def _digits(split: str) -> tuple[NDArray[np.uint8], NDArray[Any]]:

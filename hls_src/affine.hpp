@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// Per-channel affine and activation: what happens between an inverse transform and the next layer's input.
+// Per-channel affine, residual and activation: what stands behind the reduction of every instruction.
 #pragma once
 
 #include "circ_spec.hpp"
 #include "fixed.hpp"
+#include "image.hpp"
 #include "transform.hpp"
 #include "types.hpp"
 
@@ -15,10 +16,12 @@ struct Affine {
     Int<spec::BIAS_BITS> bias;
 };
 
-// Bits of y * scale + bias and of its rounding constant.
-inline constexpr int PREACT_BITS = 46;
-static_assert(PREACT_BITS > spec::TIME_BITS + spec::SCALE_BITS && PREACT_BITS > spec::BIAS_BITS + 1 &&
-              PREACT_BITS > spec::MAX_AFFINE_SHIFT + 1);
+// Bits of y * scale + bias + (residual << add_shift) and of the rounding constant.
+inline constexpr int PREACT_BITS = 47;
+static_assert(PREACT_BITS > spec::TIME_BITS + spec::SCALE_BITS + 1 && PREACT_BITS > spec::BIAS_BITS + 2 &&
+                  PREACT_BITS > spec::WIDTH_MAX + spec::MAX_ADD_SHIFT + 2 &&
+                  PREACT_BITS > spec::MAX_AFFINE_SHIFT + 2,
+              "four terms, none of more than a quarter of the range");
 
 using Preact = Int<PREACT_BITS>;
 
@@ -39,8 +42,10 @@ Stored<W> curve(Preact v, bool tanh) {
     const int position = static_cast<int>(u & ((1 << POSITION_BITS) - 1));
     const Int<20> left = spec::SIGMOID[segment];
     const Int<20> chord = spec::SIGMOID[segment + 1] - spec::SIGMOID[segment];
+    // invariant: a chord has 12 bits and a position 12, so their product fits 32
+    static_assert(POSITION_BITS <= 12);
     const Int<20> rise =
-        static_cast<Int<20>>(product(chord, static_cast<Int<20>>(position)) >> POSITION_BITS);
+        static_cast<Int<20>>(static_cast<Int<32>>(chord * static_cast<Int<20>>(position)) >> POSITION_BITS);
     const Int<20> y = static_cast<Int<20>>(left + rise);
     const Int<24> signed_y = static_cast<Int<24>>(x < 0 ? static_cast<Int<20>>(-y) : y);
     const Int<24> half = tanh ? 0 : 1 << (spec::ACTIVATION_FRAC_BITS - 1);
@@ -48,40 +53,80 @@ Stored<W> curve(Preact v, bool tanh) {
     return static_cast<Stored<W>>(saturate<W>(rounded));
 }
 
-// Outputs of one channel for the images of a tile.
-//   y    inverse transform's output, before its saturation
-template <int W, int N>
-CIRC_KERNEL void affine_activation(const Lanes<Sample, N>& y, const Affine& affine, int shift,
-                                   spec::Activation activation, Lanes<Stored<W>, N>& out) {
-#pragma HLS INLINE
-    const RoundShift<PREACT_BITS> round(shift);
-    const bool curved = activation == spec::Activation::Sigmoid || activation == spec::Activation::Tanh;
-    const Preact floor =
-        activation == spec::Activation::Relu ? Preact(0) : static_cast<Preact>(-(Preact(1) << (W - 1)));
-    const Preact ceiling = static_cast<Preact>((Preact(1) << (W - 1)) - 1);
-    Lanes<Preact, N> v;
-AFFINE_LANE:
-    CIRC_LANES
-    for (int n = 0; n < N; ++n) {
-#pragma HLS UNROLL
-        const Int<spec::TIME_BITS> time = saturate<spec::TIME_BITS>(y.image[n]);
-        v.image[n] = round(static_cast<Preact>(product(time, affine.scale) + affine.bias));
+// What an instruction does with the reduced value, the same for all of its channels.
+template <int W>
+class Finish {
+  public:
+    explicit Finish(const Instruction& i)
+        : round_(static_cast<int>(i.affine_shift)),
+          activation_(static_cast<spec::Activation>(i.activation)),
+          add_shift_(static_cast<int>(i.add_shift)),
+          adds_(i.adds()),
+          floor_(-(1 << (W - 1))),
+          ceiling_((1 << (W - 1)) - 1) {
+        if (activation_ == spec::Activation::Relu) {
+            floor_ = 0;
+            ceiling_ = static_cast<Int<18>>(i.ceiling);
+        }
     }
-    if (curved) {
-    CURVE_LANE:
+
+    bool adds() const { return adds_; }
+
+    // N outputs of the reduced values y.
+    //   affine(n)    entry of lane n's channel
+    //   residual     summands, looked at only if adds()
+    template <int N, class Entries>
+    void operator()(const Lanes<Sample, N>& y, const Entries& affine, const Lanes<Stored<W>, N>& residual,
+                    Lanes<Stored<W>, N>& out) const {
+#pragma HLS INLINE
+        Lanes<Preact, N> v;
+    AFFINE_LANE:
+        CIRC_LANES
         for (int n = 0; n < N; ++n) {
 #pragma HLS UNROLL
-            out.image[n] = curve<W>(v.image[n], activation == spec::Activation::Tanh);
+            const Int<spec::TIME_BITS> time = saturate<spec::TIME_BITS>(y.lane[n]);
+            v.lane[n] = static_cast<Preact>(product(time, affine.scale(n)) + affine.bias(n));
         }
-        return;
-    }
-CLAMP_LANE:
-    CIRC_LANES
-    for (int n = 0; n < N; ++n) {
+        if (adds_) {
+        RESIDUAL_LANE:
+            CIRC_LANES
+            for (int n = 0; n < N; ++n) {
 #pragma HLS UNROLL
-        const Preact low = v.image[n] < floor ? floor : v.image[n];
-        out.image[n] = static_cast<Stored<W>>(low > ceiling ? ceiling : low);
+                v.lane[n] = static_cast<Preact>(v.lane[n] + raise<PREACT_BITS>(residual.lane[n], add_shift_));
+            }
+        }
+        if (activation_ == spec::Activation::Sigmoid || activation_ == spec::Activation::Tanh) {
+        CURVE_LANE:
+            CIRC_LANES
+            for (int n = 0; n < N; ++n) {
+#pragma HLS UNROLL
+                out.lane[n] = curve<W>(round_(v.lane[n]), activation_ == spec::Activation::Tanh);
+            }
+            return;
+        }
+    CLAMP_LANE:
+        CIRC_LANES
+        for (int n = 0; n < N; ++n) {
+#pragma HLS UNROLL
+            const Preact rounded = round_(v.lane[n]);
+            const Preact low = rounded < floor_ ? static_cast<Preact>(floor_) : rounded;
+            out.lane[n] = static_cast<Stored<W>>(low > ceiling_ ? static_cast<Preact>(ceiling_) : low);
+        }
     }
-}
+
+  private:
+    RoundShift<PREACT_BITS> round_;
+    spec::Activation activation_;
+    int add_shift_;
+    bool adds_;
+    Int<18> floor_, ceiling_;
+};
+
+// One affine entry for all lanes.
+struct OneEntry {
+    Affine entry;
+    Int<spec::SCALE_BITS> scale(int) const { return entry.scale; }
+    Int<spec::BIAS_BITS> bias(int) const { return entry.bias; }
+};
 
 }  // namespace circ

@@ -19,8 +19,12 @@ constexpr std::uint32_t CONFIG = place(spec::config::ACTIVATION_BITS, circ::BUIL
                                  place(spec::config::SAMPLES, SAMPLES) |
                                  place(spec::config::SPEC_VERSION, spec::SPEC_VERSION);
 
-constexpr std::uint32_t CAPABILITY =
-    spec::CAPABILITY_LINEAR | spec::CAPABILITY_SIGMOID_TANH | spec::CAPABILITY_INPUT_U8;
+constexpr std::uint32_t CAPABILITY = spec::default_build::CAPABILITY;
+static_assert(CAPABILITY ==
+                  (spec::CAPABILITY_CIRCULANT | spec::CAPABILITY_SIGMOID_TANH | spec::CAPABILITY_INPUT_U8 |
+                   spec::CAPABILITY_POOLING | spec::CAPABILITY_PRODUCT | spec::CAPABILITY_UNCOMPRESSED |
+                   spec::CAPABILITY_GATHER | spec::CAPABILITY_SEQUENCE),
+              "this source executes everything there is");
 
 // The pragmas below need literals; these lines fail when the specification moves a register.
 static_assert(circ::spec::offset::COMMAND == 0x10);
@@ -38,6 +42,7 @@ static_assert(circ::spec::offset::PROGRAM_ID == 0x68);
 static_assert(circ::spec::offset::IMAGES == 0x70);
 static_assert(circ::spec::offset::CYCLES_LOW == 0x78);
 static_assert(circ::spec::offset::CYCLES_HIGH == 0x80);
+static_assert(circ::spec::offset::SPECTRA_WORDS == 0x88);
 static_assert(circ::spec::offset::LAYER_CYCLES == 0x100);
 
 }  // namespace
@@ -47,7 +52,8 @@ void circ_core(circ::Stream<circ::Beat>& in, circ::Stream<circ::Beat>& out, std:
                std::uint32_t& config, std::uint32_t& capability, std::uint32_t& weight_words,
                std::uint32_t& map_elements, std::uint32_t& affine_channels, std::uint32_t& instructions,
                std::uint32_t& program_id, std::uint32_t& images, std::uint32_t& cycles_low,
-               std::uint32_t& cycles_high, std::uint32_t layer_cycles[circ::spec::MAX_LAYERS]) {
+               std::uint32_t& cycles_high, std::uint32_t& spectra_words,
+               std::uint32_t layer_cycles[circ::spec::MAX_LAYERS]) {
 #pragma HLS INTERFACE axis port = in
 #pragma HLS INTERFACE axis port = out
 #pragma HLS INTERFACE s_axilite port = return
@@ -66,6 +72,7 @@ void circ_core(circ::Stream<circ::Beat>& in, circ::Stream<circ::Beat>& out, std:
 #pragma HLS INTERFACE s_axilite port = images offset = 0x70
 #pragma HLS INTERFACE s_axilite port = cycles_low offset = 0x78
 #pragma HLS INTERFACE s_axilite port = cycles_high offset = 0x80
+#pragma HLS INTERFACE s_axilite port = spectra_words offset = 0x88
 #pragma HLS INTERFACE s_axilite port = layer_cycles offset = 0x100
     // invariant: between commands the program on chip is whole and checked, or there is none
     static circ::Core<circ::BUILD_WIDTH, circ::BuildCapacity, circ::BuildPolicy> core;
@@ -94,6 +101,7 @@ void circ_core(circ::Stream<circ::Beat>& in, circ::Stream<circ::Beat>& out, std:
     map_elements = limits.map_elements;
     affine_channels = limits.affine_channels;
     instructions = limits.instructions;
+    spectra_words = limits.spectra_words;
     program_id = core.program_id();
     images = images_of_last_run;
     cycles_low = 0;

@@ -26,13 +26,16 @@
 #ifndef CIRC_INSTRUCTIONS
 #define CIRC_INSTRUCTIONS circ::spec::default_build::INSTRUCTIONS
 #endif
+#ifndef CIRC_SPECTRA_WORDS
+#define CIRC_SPECTRA_WORDS circ::spec::default_build::SPECTRA_WORDS
+#endif
 
 namespace circ {
 
 inline constexpr int BUILD_WIDTH = CIRC_WIDTH;
 using BuildPolicy = Hardware<CIRC_ROWS>;
-using BuildCapacity =
-    FixedCapacity<CIRC_WEIGHT_WORDS, CIRC_MAP_ELEMENTS, CIRC_AFFINE_CHANNELS, CIRC_INSTRUCTIONS>;
+using BuildCapacity = FixedCapacity<CIRC_WEIGHT_WORDS, CIRC_MAP_ELEMENTS, CIRC_AFFINE_CHANNELS,
+                                    CIRC_INSTRUCTIONS, CIRC_SPECTRA_WORDS>;
 
 }  // namespace circ
 
@@ -50,4 +53,5 @@ void circ_core(circ::Stream<circ::Beat>& in, circ::Stream<circ::Beat>& out, std:
                std::uint32_t& config, std::uint32_t& capability, std::uint32_t& weight_words,
                std::uint32_t& map_elements, std::uint32_t& affine_channels, std::uint32_t& instructions,
                std::uint32_t& program_id, std::uint32_t& images, std::uint32_t& cycles_low,
-               std::uint32_t& cycles_high, std::uint32_t layer_cycles[circ::spec::MAX_LAYERS]);
+               std::uint32_t& cycles_high, std::uint32_t& spectra_words,
+               std::uint32_t layer_cycles[circ::spec::MAX_LAYERS]);

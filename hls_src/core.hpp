@@ -1,28 +1,25 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// The core: feature maps, program memory, and the sequencer that walks a program's layers over a batch.
-// Nothing here rounds or saturates; transform.hpp, mac.hpp and affine.hpp do.
+// The core: map memory, program memory, and the sequencer that walks a program's instructions over a batch.
+// Nothing here rounds, but for the saturation of entering elements; the units do.
 #pragma once
 
-#include <algorithm>
-
-#include "affine.hpp"
 #include "circ_spec.hpp"
 #include "image.hpp"
 #include "loader.hpp"
-#include "mac.hpp"
 #include "policy.hpp"
-#include "transform.hpp"
 #include "types.hpp"
+#include "units.hpp"
 
 namespace circ {
 
-// A core of W bits. Between commands its state is: a whole program that passed every check, or none.
+// A core of W bits. Between commands its state is: a whole program that passed every check, or none; and
+// maps.
 template <int W, class Capacity, class Policy>
 class Core {
     static_assert(W >= spec::WIDTH_MIN && W <= spec::WIDTH_MAX);
-    static constexpr int N = Policy::IMAGES;
-    using Activations = Lanes<Stored<W>, N>;
-    using SpectralWord = Complex<Int<SPECTRUM_BITS<W>>, N>;
+    static_assert(spec::STREAM_BYTES == 2 * spec::MAP_WORD, "a beat of int16 elements is a map word");
+
+    using Map = typename Capacity::template Memory<MapWord<Stored<W>>, Role::Map>;
 
   public:
     explicit Core(const Capacity& capacity = Capacity()) : capacity_(capacity) {}
@@ -34,15 +31,30 @@ class Core {
     void reset() { program_.reset(); }
 
     // Beats of one image on either stream; they need a program.
-    std::uint32_t in_beats() { return beats(program_.code[0].in_features, input_lanes()); }
-    std::uint32_t out_beats() { return beats(last().out_features, spec::STREAM_BYTES / 2); }
+    std::uint64_t in_beats() const {
+        const Header& header = program_.header();
+        const std::uint64_t words = header.input().words;
+        return (header.input_u8() ? (words + 1) / 2 : words) + (header.sequence() ? 1 : 0);
+    }
+    std::uint64_t out_beats() const { return program_.header().output().words; }
 
     // Take the packet on `in` up to its TLAST as the new program; after any status but Ok there is none.
     template <class In>
     spec::Status load(In& in) {
-        const spec::Status status = program_.load(in, capacity_.limits());
-        map_.reserve(program_.map_elements());
-        spectra_.reserve(program_.map_elements() / 2);
+        const Limits limits = capacity_.limits();
+        const spec::Status status = program_.load(in, limits);
+        if (status != spec::Status::Ok) return status;
+        const Header& header = program_.header();
+        std::uint64_t words = larger(header.input().end(), larger(header.output().end(), header.state().end()));
+    ROOM:
+        for (std::uint32_t n = 0; n < program_.instructions(); ++n) words = larger(words, map_words(program_.code[n]));
+        image_words_ = static_cast<std::uint32_t>(words);
+        images_ = 1;  // a sequence's steps follow one another
+        if constexpr (Policy::IMAGES > 1) {
+            if (!header.sequence() && words <= Policy::MAP_WORDS / Policy::IMAGES) images_ = Policy::IMAGES;
+        }
+        map_.reserve(images_ * image_words_ + Policy::SLACK_WORDS);
+        unit_.prepare(program_, images_, image_words_);
         return status;
     }
 
@@ -52,29 +64,28 @@ class Core {
         images = 0;
         if (!has_program()) return spec::Status::NoProgram;
         if (batch == 0) return spec::Status::BadBatch;
-    TILE:
+    IMAGES:
         while (images < batch) {
-            const int count = batch - images < std::uint32_t{N} ? static_cast<int>(batch - images) : N;
-            read_images(in, count);
-        LAYER:
+            // A few images less than there is room for are computed as if all were there.
+            const std::uint32_t left = batch - images, count = left < images_ ? left : images_;
+            const std::uint32_t at_a_time = 4 * count >= images_ ? images_ : 1;
+            const std::uint32_t real = at_a_time == 1 ? 1 : count;
+        READ:
+            for (std::uint32_t n = 0; n < real; ++n) read_image(in, maps(n));
+        INSTRUCTION:
             for (std::uint32_t n = 0; n < program_.instructions(); ++n) {
                 const Instruction i = program_.code[n];
-                Policy::with_block(static_cast<int>(i.log2_block), [&](auto block) { layer(block, i, n); });
+                unit_.execute(n, i, program_, maps(0), at_a_time);
             }
-            images += static_cast<std::uint32_t>(count);
-            write_images(out, count, images == batch);
+            images += real;
+        WRITE:
+            for (std::uint32_t n = 0; n < real; ++n) write_image(out, maps(n), images == batch && n + 1 == real);
         }
         return spec::Status::Ok;
     }
 
   private:
-    static std::uint32_t beats(std::uint32_t features, std::uint32_t per_beat) {
-        return (features + per_beat - 1) / per_beat;
-    }
-    std::uint32_t input_lanes() {
-        return program_.code[0].input_u8() ? spec::STREAM_BYTES : spec::STREAM_BYTES / 2;
-    }
-    const Instruction& last() { return program_.code[program_.instructions() - 1]; }
+    Maps<Map> maps(std::uint32_t image) { return Maps<Map>{map_, image_words_, 0}.at(image); }
 
     // Byte `n` of a beat as an activation: full scale of the bytes is full scale of the width.
     static Stored<W> byte_element(Word word, std::uint32_t n) {
@@ -83,134 +94,52 @@ class Core {
         return static_cast<Stored<W>>((static_cast<int>(word >> (spec::U8_BITS * n)) & MASK) << SHIFT);
     }
 
-    // One tile into the feature map; every image starts on a new beat, TLAST means nothing here.
+    // One image into its map words; every image starts on a new beat, TLAST means nothing here.
     template <class In>
-    void read_images(In& in, int count) {
-        const std::uint32_t features = program_.code[0].in_features;
-        const bool u8 = program_.code[0].input_u8();
-        const std::uint32_t per_beat = input_lanes();
-    IMAGE:
-        for (int image = 0; image < count; ++image) {
-        BEAT:
-            for (std::uint32_t first = 0; first < features; first += per_beat) {
-                const Word word = static_cast<Word>(in.read().data);
-                const std::uint32_t here = features - first < per_beat ? features - first : per_beat;
-            ELEMENT:
-                for (std::uint32_t n = 0; n < here; ++n) {
+    void read_image(In& in, Maps<Map> map) {
+        const Header& header = program_.header();
+        const Span input = header.input(), state = header.state();
+        const bool u8 = header.input_u8();
+        if (header.sequence()) {
+            const bool begins = (static_cast<Word>(in.read().data) & 1) != 0;
+        CLEAR_STATE:
+            for (std::uint32_t n = 0; begins && n < state.words; ++n) {
 #pragma HLS PIPELINE II = 1
-                    map_[first + n].image[image] =
-                        u8 ? byte_element(word, n)
-                           : static_cast<Stored<W>>(saturate<W>(int16_element<Int<16>>(word, n)));
-                }
+                for (std::uint32_t e = 0; e < MAP_WORD; ++e) map[state.base + n].element[e] = 0;
+            }
+        }
+        Word word = 0;
+    READ:
+        for (std::uint32_t n = 0; n < input.words; ++n) {
+#pragma HLS PIPELINE II = 1
+            const bool upper = u8 && n % 2 != 0;  // half of a beat of bytes
+            if (!upper) word = static_cast<Word>(in.read().data);
+        ELEMENT:
+            for (std::uint32_t e = 0; e < MAP_WORD; ++e) {
+#pragma HLS UNROLL
+                map[input.base + n].element[e] =
+                    u8 ? byte_element(word, upper ? e + MAP_WORD : e)
+                       : static_cast<Stored<W>>(saturate<W>(int16_element<Int<16>>(word, e)));
             }
         }
     }
 
-    // The tile's results; lanes beyond the last feature are 0, TLAST marks the batch's last beat.
+    // The image's results; TLAST marks the batch's last beat.
     template <class Out>
-    void write_images(Out& out, int count, bool batch_ends) {
-        constexpr std::uint32_t PER_BEAT = spec::STREAM_BYTES / 2;
-        const std::uint32_t features = last().out_features;
-    IMAGE:
-        for (int image = 0; image < count; ++image) {
-        BEAT:
-            for (std::uint32_t first = 0; first < features; first += PER_BEAT) {
-                Word word = 0;
-            ELEMENT:
-                for (std::uint32_t n = 0; n < PER_BEAT && first + n < features; ++n) {
+    void write_image(Out& out, Maps<Map> map, bool batch_ends) {
+        const Span output = program_.header().output();
+    WRITE:
+        for (std::uint32_t n = 0; n < output.words; ++n) {
 #pragma HLS PIPELINE II = 1
-                    const auto value = static_cast<std::int16_t>(map_[first + n].image[image]);
-                    word |= static_cast<Word>(static_cast<std::uint16_t>(value)) << (16 * n);
-                }
-                out.write(make_beat(word, batch_ends && image == count - 1 && first + PER_BEAT >= features));
-            }
+                const Word word = join(map[output.base + n]);
+            out.write(make_beat(word, batch_ends && n + 1 == output.words));
         }
     }
 
-    // One layer: feature map in, spectra, feature map out.
-    template <class Block>
-    void layer(Block block, const Instruction& i, std::uint32_t index) {
-        bool narrow[MAX_BLOCK / 2];
-        transform_inputs(block, i, index, narrow);
-        std::uint32_t row = 0;
-        if constexpr (Policy::ROWS > 1) {
-            for (; row + Policy::ROWS <= i.out_blocks(); row += Policy::ROWS) {
-                output_rows<Policy::ROWS>(block, i, row, narrow);
-            }
-        }
-    OUTPUT_BLOCK:
-        for (; row < i.out_blocks(); ++row) output_rows<1>(block, i, row, narrow);
-    }
-
-    // Spectra of the layer's input blocks, and which of their words get by with narrow accumulators.
-    template <class Block>
-    void transform_inputs(Block block, const Instruction& i, std::uint32_t index,
-                          bool (&narrow)[MAX_BLOCK / 2]) {
-    PAD:
-        for (std::uint32_t n = i.in_features; n < i.in_elements(); ++n) clear(map_[n]);
-        Lanes<Sample, N> peaks[MAX_BLOCK / 2];
-        for (int w = 0; w < block.size() / 2; ++w) clear(peaks[w]);
-    FORWARD:
-        for (std::uint32_t j = 0; j < i.in_blocks(); ++j) {
-            forward_block(block, &map_[j << i.log2_block], &spectra_[j * i.half_block()], peaks);
-        }
-        if constexpr (Policy::NARROW) {
-            // invariant: |accumulator| <= magnitude * peak; below 2**31, a sum modulo 2**32 is the sum itself
-            for (std::uint32_t w = 0; w < i.half_block(); ++w) {
-                const auto& lanes = peaks[w].image;
-                const auto peak = static_cast<std::uint64_t>(*std::max_element(lanes, lanes + N));
-                narrow[w] = program_.magnitudes[index][w] * peak < std::uint64_t{1} << 31;
-            }
-        }
-    }
-
-    template <int ROWS, class Block>
-    void output_rows(Block block, const Instruction& i, std::uint32_t row,
-                     const bool (&narrow)[MAX_BLOCK / 2]) {
-        Samples<N> sums[std::size_t{ROWS}];
-        const std::uint32_t first = i.weight_base + row * i.row_words();
-        std::uint32_t m = 1;
-    WORD:
-        for (std::uint32_t w = 0; w < i.half_block(); ++w) {
-            // invariant: m is the largest power of two <= w, or 1; inverse_transform() looks at these places
-            if (w == 2 * m) m = w;
-            const std::uint32_t re_at = w == 0 ? 0 : m + w, im_at = w == 0 ? 1 : 2 * m + w;
-            const auto product = [&](auto acc) {
-                word_product<decltype(acc), ROWS, decltype(program_.weights), decltype(spectra_), N>(
-                    w, i.half_block(), i.in_blocks(), program_.weights, first, spectra_,
-                    static_cast<int>(i.acc_shift), sums, re_at, im_at);
-            };
-            if constexpr (Policy::NARROW) {
-                narrow[w] ? product(Modular{}) : product(Exact{});
-            } else {
-                product(Exact{});
-            }
-        }
-    ROW:
-        for (int r = 0; r < ROWS; ++r) output_block(block, i, row + static_cast<std::uint32_t>(r), sums[r]);
-    }
-
-    // From the spectrum of output block `row` to the feature map; outputs beyond the last feature are
-    // dropped.
-    template <class Block>
-    void output_block(Block block, const Instruction& i, std::uint32_t row, Samples<N>& x) {
-        inverse_block<Block, N>(block, x);
-        const std::uint32_t first = row << i.log2_block;
-        const auto activation = static_cast<spec::Activation>(i.activation);
-    CHANNEL:
-        for (std::uint32_t n = 0; n < static_cast<std::uint32_t>(block.size()); ++n) {
-#pragma HLS PIPELINE II = 1
-            if (first + n >= i.out_features) break;
-            affine_activation<W, N>(x[n], program_.affine[i.affine_base + first + n],
-                                    static_cast<int>(i.affine_shift), activation, map_[first + n]);
-        }
-    }
-
-    // invariant: the maps' contents need not outlive a layer: all spectra are formed before an output is
-    // written
-    typename Capacity::template Memory<Activations, Role::Map> map_;
-    typename Capacity::template Memory<SpectralWord, Role::Spectra> spectra_;
-    ProgramMemory<W, Capacity, Policy> program_;
+    Map map_;
+    std::uint32_t image_words_ = 0, images_ = 1;  // map words that the program's images take, images at a time
+    ProgramMemory<W, Capacity> program_;
+    typename Unit<W, Capacity, Policy>::Type unit_;
     Capacity capacity_;
 };
 

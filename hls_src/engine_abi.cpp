@@ -31,7 +31,7 @@ namespace {
 
 using circ::HeapCapacity;
 using circ::Limits;
-using Policy = circ::Processor<16, 2>;
+using Policy = circ::Processor<2>;
 
 constexpr int OUT_OF_MEMORY = -1;
 constexpr int WRONG_LENGTH = -2;
@@ -95,15 +95,16 @@ CIRC_EXPORT const char* circ_spec_hash() {
 
 // Images that are computed side by side: batches of a multiple of it waste nothing.
 CIRC_EXPORT int circ_tile() {
-    return Policy::IMAGES;
+    return 1;
 }
 
 // A core without a program, or null: no memory, or a width that the specification does not have.
 CIRC_EXPORT void* circ_create(int width, std::uint32_t weight_words, std::uint32_t map_elements,
-                              std::uint32_t affine_channels, std::uint32_t instructions) {
+                              std::uint32_t affine_channels, std::uint32_t instructions,
+                              std::uint32_t spectra_words) {
     void* handle = nullptr;
     guarded([&] {
-        const Limits limits{weight_words, map_elements, affine_channels, instructions};
+        const Limits limits{weight_words, map_elements, affine_channels, instructions, spectra_words};
         if (instructions > std::uint32_t{circ::spec::MAX_LAYERS}) return 0;
         handle = make_engine<circ::spec::WIDTH_MIN>(width, limits).release();
         return 0;

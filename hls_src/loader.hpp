@@ -46,18 +46,17 @@ class Packet {
     bool ended_ = false;
 };
 
-template <int W, class Capacity, class Policy>
+template <int W, class Capacity>
 class ProgramMemory {
   public:
     typename Capacity::template Memory<Weight<Stored<W>>, Role::Weights> weights;
     typename Capacity::template Memory<Affine, Role::Channels> affine;
     typename Capacity::template Memory<Instruction, Role::Instructions> code;
-    std::uint64_t magnitudes[spec::MAX_LAYERS][MAX_BLOCK / 2];  // see measure(); unused unless Policy::NARROW
 
-    std::uint32_t id() const { return instructions_ == 0 ? 0 : id_; }
-    std::uint32_t instructions() const { return instructions_; }  // 0 without a program
-    std::uint32_t map_elements() const { return map_elements_; }  // of the program's largest layer
-    void reset() { instructions_ = 0; }
+    std::uint32_t id() const { return instructions() == 0 ? 0 : header_.program_id(); }
+    std::uint32_t instructions() const { return header_.instructions(); }  // 0 without a program
+    const Header& header() const { return header_; }
+    void reset() { header_ = {}; }
 
     template <class In>
     spec::Status load(In& in, const Limits& limits) {
@@ -67,19 +66,12 @@ class ProgramMemory {
         const spec::Status status = receive(packet, header, limits);
         packet.drain();
         if (status != spec::Status::Ok) return status;
-        std::uint32_t arriving = 0;
-        map_elements_ = 0;
     CHECK:
         for (std::uint32_t n = 0; n < header.instructions(); ++n) {
-            const Instruction i = code[n];
-            const spec::Status verdict = check(i, n, arriving, header, W, limits);
+            const spec::Status verdict = check(code[n], header, W, limits);
             if (verdict != spec::Status::Ok) return verdict;
-            arriving = i.out_features;
-            map_elements_ = larger(map_elements_, larger(i.in_elements(), i.out_elements()));
-            if constexpr (Policy::NARROW) measure(i, magnitudes[n]);
         }
-        id_ = header.program_id();
-        instructions_ = header.instructions();
+        header_ = header;
         return spec::Status::Ok;
     }
 
@@ -87,10 +79,10 @@ class ProgramMemory {
     // Header and tables into their memories; length and header are checked, instructions not yet.
     template <class In>
     spec::Status receive(Packet<In>& packet, Header& header, const Limits& limits) {
-        static_assert(spec::HEADER_WORDS == 4);
-        if (!packet.next(header.magic_and_spec) || !packet.next(header.weights_and_id) ||
-            !packet.next(header.counts) || !packet.next(header.width))
-            return spec::Status::BadLength;
+    HEADER:
+        for (Word& word : header.word) {
+            if (!packet.next(word)) return spec::Status::BadLength;
+        }
         const spec::Status status = header.check(W, limits);
         if (status != spec::Status::Ok) return status;
     INSTRUCTION:
@@ -128,27 +120,7 @@ class ProgramMemory {
         return {int16_element<Stored<W>>(word, 2 * n), int16_element<Stored<W>>(word, 2 * n + 1)};
     }
 
-    // For each spectral word of layer `i`, the largest sum over input blocks of |re| + |im| of its weights,
-    // for word 0 of either alone: no accumulator exceeds it times the largest part of that word's spectra.
-    void measure(const Instruction& i, std::uint64_t (&largest)[MAX_BLOCK / 2]) {
-        const std::uint32_t half = i.half_block(), row = i.row_words();
-        for (std::uint32_t w = 0; w < half; ++w) {
-            largest[w] = 0;
-            for (std::uint32_t r = 0; r < i.out_blocks(); ++r) {
-                std::uint64_t re = 0, im = 0;
-                for (std::uint32_t n = w; n < row; n += half) {
-                    const auto& word = weights[i.weight_base + r * row + n];
-                    re += static_cast<std::uint64_t>(absolute(word.re));
-                    im += static_cast<std::uint64_t>(absolute(word.im));
-                }
-                largest[w] = larger(largest[w], w == 0 ? larger(re, im) : re + im);
-            }
-        }
-    }
-
-    static int absolute(int v) { return v < 0 ? -v : v; }
-
-    std::uint32_t instructions_ = 0, id_ = 0, map_elements_ = 0;
+    Header header_ = {};  // of the program on chip; all zero without one
 };
 
 }  // namespace circ

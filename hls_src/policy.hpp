@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: BSD-3-Clause
 // What differs between the core in fabric and the same source as the emulator's engine, as types:
-// how many images and block rows are computed side by side, whether a block size is a compile-time constant,
-// and what the memories are made of. None of it changes a bit of the results.
+// how many block rows are computed side by side, whether a block size is a compile-time constant, and what
+// the memories are made of. None of it changes a bit of the results.
 #pragma once
 
 #include <cstdint>
@@ -24,13 +24,13 @@ struct StaticBlock {
     static constexpr int size() { return 1 << LOG2; }
 };
 
-// The fabric: one image, exact accumulators of a DSP's width, and as many block rows at a time as the weight
-// memory has ports: rows lie any distance apart, so no partition into banks would serve more.
+// The fabric: one result at a time, exact accumulators of a DSP's width, and as many block rows at a time as
+// the weight memory has ports: rows lie any distance apart, so no partition into banks would serve more.
 template <int ROWS_>
 struct Hardware {
-    static constexpr int IMAGES = 1;
     static constexpr int ROWS = ROWS_;
-    static constexpr bool NARROW = false;
+    static constexpr std::uint32_t IMAGES = 1;
+    static constexpr std::uint32_t SLACK_WORDS = 0;
 
     template <class F>
     static void with_block(int log2, F&& f) {
@@ -38,18 +38,20 @@ struct Hardware {
     }
 };
 
-// A processor: a vector register of images, a few block rows to reuse each loaded spectrum, and accumulators
-// of 32 bits wherever the numbers at hand prove that these hold every sum.
-template <int IMAGES_, int ROWS_>
+// A processor: block sizes known at compile time.
+template <int ROWS_>
 struct Processor {
-    static constexpr int IMAGES = IMAGES_;
     static constexpr int ROWS = ROWS_;
-    static constexpr bool NARROW = true;
+    static constexpr std::uint32_t IMAGES = 16;           // at a time,
+    static constexpr std::uint32_t MAP_WORDS = 1u << 17;  // if their maps fill no more than that
+    static constexpr std::uint32_t SLACK_WORDS = 32;      // behind them: lanes read a block's words, used or not
 
     template <class F>
     static void with_block(int log2, F&& f) {
         static_assert(spec::LOG2_BLOCK_MIN == 2 && spec::LOG2_BLOCK_MAX == 7, "one case per block size");
         switch (log2) {
+            case 0:
+                return f(StaticBlock<0>{});
             case 2:
                 return f(StaticBlock<2>{});
             case 3:
@@ -71,19 +73,19 @@ enum class Role { Weights, Map, Spectra, Channels, Instructions };
 
 // Limits that the loader enforces, and the registers report.
 struct Limits {
-    std::uint32_t weight_words, map_elements, affine_channels, instructions;
+    std::uint32_t weight_words, map_elements, affine_channels, instructions, spectra_words;
 };
 
 // Memories of fixed depth: block RAM.
 template <std::uint32_t WEIGHT_WORDS, std::uint32_t MAP_ELEMENTS, std::uint32_t CHANNELS,
-          std::uint32_t INSTRUCTIONS>
+          std::uint32_t INSTRUCTIONS, std::uint32_t SPECTRA_WORDS>
 class FixedCapacity {
     static_assert(INSTRUCTIONS <= static_cast<std::uint32_t>(spec::MAX_LAYERS));
 
     static constexpr std::uint32_t depth(Role role) {
         return role == Role::Weights    ? WEIGHT_WORDS
-               : role == Role::Map      ? MAP_ELEMENTS
-               : role == Role::Spectra  ? MAP_ELEMENTS / 2
+               : role == Role::Map      ? MAP_ELEMENTS / spec::MAP_WORD
+               : role == Role::Spectra  ? SPECTRA_WORDS
                : role == Role::Channels ? CHANNELS
                                         : INSTRUCTIONS;
     }
@@ -98,7 +100,9 @@ class FixedCapacity {
         void reserve(std::uint32_t) {}  // invariant: the loader refused whatever exceeds the depth
     };
 
-    static constexpr Limits limits() { return {WEIGHT_WORDS, MAP_ELEMENTS, CHANNELS, INSTRUCTIONS}; }
+    static constexpr Limits limits() {
+        return {WEIGHT_WORDS, MAP_ELEMENTS, CHANNELS, INSTRUCTIONS, SPECTRA_WORDS};
+    }
 };
 
 // Memories that grow to what a program needs, below limits given at run time.
@@ -123,6 +127,17 @@ class HeapCapacity {
 
   private:
     Limits limits_;
+};
+
+// The maps of an image in map memory, where images that are computed at a time lie one behind the other.
+template <class Memory>
+struct Maps {
+    Memory& memory;
+    std::uint32_t words, offset;  // of an image, before this one
+
+    auto& operator[](std::uint32_t n) const { return memory[offset + n]; }
+    auto* image(std::uint32_t n) const { return &memory[n * words]; }
+    Maps at(std::uint32_t n) const { return {memory, words, n * words}; }
 };
 
 }  // namespace circ

@@ -41,8 +41,8 @@ void rotate(Lanes<Sample, N>& re, Lanes<Sample, N>& im, int t) {
         CIRC_LANES
         for (int n = 0; n < N; ++n) {
 #pragma HLS UNROLL
-            re.image[n] = static_cast<Sample>(re.image[n] * (1 << UNIT));
-            im.image[n] = static_cast<Sample>(im.image[n] * (SIGN_IN * SIGN_OUT * (1 << UNIT)));
+            re.lane[n] = static_cast<Sample>(re.lane[n] * (1 << UNIT));
+            im.lane[n] = static_cast<Sample>(im.lane[n] * (SIGN_IN * SIGN_OUT * (1 << UNIT)));
         }
         return;
     }
@@ -50,12 +50,12 @@ ROTATE_LANE:
     CIRC_LANES
     for (int n = 0; n < N; ++n) {
 #pragma HLS UNROLL
-        const Sample a = re.image[n];
-        const Sample b = static_cast<Sample>(SIGN_IN * im.image[n]);
+        const Sample a = re.lane[n];
+        const Sample b = static_cast<Sample>(SIGN_IN * im.lane[n]);
         const auto rotated_re = static_cast<Int<PRODUCT_BITS>>(product(a, w_re) - product(b, w_im));
         const auto rotated_im = static_cast<Int<PRODUCT_BITS>>(product(a, w_im) + product(b, w_re));
-        re.image[n] = static_cast<Sample>(round(rotated_re));
-        im.image[n] = static_cast<Sample>(SIGN_OUT * round(rotated_im));
+        re.lane[n] = static_cast<Sample>(round(rotated_re));
+        im.lane[n] = static_cast<Sample>(SIGN_OUT * round(rotated_im));
     }
 }
 
@@ -67,9 +67,9 @@ BUTTERFLY_LANE:
     CIRC_LANES
     for (int n = 0; n < N; ++n) {
 #pragma HLS UNROLL
-        const Sample sum = static_cast<Sample>(u.image[n] + v.image[n]);
-        v.image[n] = static_cast<Sample>(u.image[n] - v.image[n]);
-        u.image[n] = sum;
+        const Sample sum = static_cast<Sample>(u.lane[n] + v.lane[n]);
+        v.lane[n] = static_cast<Sample>(u.lane[n] - v.lane[n]);
+        u.lane[n] = sum;
     }
 }
 
@@ -139,41 +139,23 @@ LEVEL:
     butterfly(x[0], x[1]);
 }
 
-// A block from the feature map to the spectral memory; `peaks` collects the largest magnitude met in each
-// word, from which a processor learns what accumulators it needs; in the fabric nothing reads it.
-template <class Block, class T, class S, int N>
-CIRC_KERNEL void forward_block(Block block, const Lanes<T, N>* map, Complex<S, N>* spectra,
-                               Lanes<Sample, N> (&peaks)[MAX_BLOCK / 2]) {
+// Where the parts of spectral word w lie among the samples: see forward_transform().
+struct Place {
+    int re, im;
+    explicit Place(int w) : re(0), im(1) {
 #pragma HLS INLINE
-    Samples<N> x;
-GATHER:
-    for (int n = 0; n < block.size(); ++n) {
-#pragma HLS PIPELINE II = 1
-        CIRC_LANES
-        for (int lane = 0; lane < N; ++lane) x[n].image[lane] = static_cast<Sample>(map[n].image[lane]);
-    }
-    forward_transform<Block, N>(block, x);
-    int m = 1;
-SCATTER:
-    for (int w = 0; w < block.size() / 2; ++w) {
-#pragma HLS PIPELINE II = 1
-        // invariant: m is the largest power of two <= w, or 1
-        if (w == 2 * m) m = w;
-        const Lanes<Sample, N>& re = x[w == 0 ? 0 : m + w];
-        const Lanes<Sample, N>& im = x[w == 0 ? 1 : 2 * m + w];
-    SCATTER_LANE:
-        CIRC_LANES
-        for (int n = 0; n < N; ++n) {
+        int m = 1;
+    LARGEST_POWER:
+        for (int n = 0; n + 2 < spec::LOG2_BLOCK_MAX; ++n) {
 #pragma HLS UNROLL
-            const Sample a = re.image[n], b = im.image[n];
-            spectra[w].re.image[n] = static_cast<S>(a);
-            spectra[w].im.image[n] = static_cast<S>(b);
-            const Sample abs_a = static_cast<Sample>(a < 0 ? static_cast<Sample>(-a) : a);
-            const Sample abs_b = static_cast<Sample>(b < 0 ? static_cast<Sample>(-b) : b);
-            peaks[w].image[n] = larger(peaks[w].image[n], larger(abs_a, abs_b));
+            if (2 * m <= w) m *= 2;
+        }
+        if (w > 0) {
+            re = m + w;
+            im = 2 * m + w;
         }
     }
-}
+};
 
 // The inverse of the same, times k; its output still needs the saturation to TIME_BITS.
 template <class Block, int N>
@@ -196,12 +178,6 @@ LEVEL:
             butterfly(x[quarter + t], x[half + quarter + t]);
         }
     }
-}
-
-// The same as a unit of its own.
-template <class Block, int N>
-CIRC_KERNEL void inverse_block(Block block, Samples<N>& x) {
-    inverse_transform<Block, N>(block, x);
 }
 
 }  // namespace circ

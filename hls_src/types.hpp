@@ -5,6 +5,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <cstring>
 #include <type_traits>
 
 #ifdef CIRC_AP_TYPES
@@ -18,8 +19,8 @@
 #include "stream.hpp"
 #endif
 
-// Goes in front of a loop over the images of a tile: they are independent, so a compiler for a processor
-// may put them side by side in a vector register. Synthesis has one image and unrolls the loop away.
+// Goes in front of a loop over lanes: they are independent, so a compiler for a processor may put them side
+// by side in a vector register. Synthesis unrolls the loop.
 #if defined(__clang__)
 #define CIRC_LANES _Pragma("clang loop vectorize(assume_safety)")
 #elif defined(__GNUC__)
@@ -85,6 +86,12 @@ Int<BITS> floor_shift(Int<BITS> v, int shift) {
     return v >> shift;
 }
 
+// v * 2**shift, of BITS bits.
+template <int BITS, class T>
+Int<BITS> raise(T v, int shift) {
+    return static_cast<Int<BITS> >(v) << shift;
+}
+
 #else
 
 inline constexpr bool NATIVE_TYPES = true;
@@ -122,25 +129,55 @@ constexpr std::int64_t floor_shift(std::int64_t v, int shift) {
     return static_cast<std::int64_t>(((static_cast<std::uint64_t>(v) + OFFSET) >> shift) - (OFFSET >> shift));
 }
 
+template <int BITS>
+constexpr std::int64_t raise(std::int64_t v, int shift) {
+    return static_cast<std::int64_t>(static_cast<std::uint64_t>(v) << shift);
+}
+
 #endif
 
-// Numbers of the N images that are computed side by side; N = 1 in hardware.
+// N numbers that are computed side by side.
 template <class T, int N>
 struct alignas(N > 1 ? 64 : alignof(T)) Lanes {
-    T image[std::size_t{N}];
+    T lane[std::size_t{N}];
 };
 
-// 0 for every image, in words: the vendor's types begin with no value at all, even as T{}.
+// 0 in every lane, in words: the vendor's types begin with no value at all, even as T{}.
 template <class T, int N>
 void clear(Lanes<T, N>& lanes) {
 #pragma HLS INLINE
     CIRC_LANES
-    for (int n = 0; n < N; ++n) lanes.image[n] = 0;
+    for (int n = 0; n < N; ++n) lanes.lane[n] = 0;
 }
 
 template <class T, int N>
 struct Complex {
     Lanes<T, N> re, im;
 };
+
+// A word of map memory. Its elements are written one by one: in the fabric each lies in a bank of its own.
+template <class T>
+struct MapWord {
+    T element[4];
+};
+
+// Its elements as int16, the first one lowest.
+template <class T>
+Word join(const MapWord<T>& word) {
+#pragma HLS INLINE
+    Word joined = 0;
+#if defined(__BYTE_ORDER__) && __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
+    if constexpr (std::is_same_v<T, std::int16_t>) {  // as it lies in a processor's memory
+        std::memcpy(&joined, &word, sizeof joined);
+        return joined;
+    }
+#endif
+    for (int n = 0; n < 4; ++n) {
+#pragma HLS UNROLL
+        const auto value = static_cast<std::int16_t>(word.element[n]);
+        joined |= static_cast<Word>(static_cast<std::uint16_t>(value)) << (16 * n);
+    }
+    return joined;
+}
 
 }  // namespace circ

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Random programs and inputs for bit-exactness tests: `programs()` and `batches()` draw them in hypothesis,
-`random_program()` and `random_batch()` make them from a NumPy generator.
+"""Random programs and inputs for bit-exactness tests: `programs()`, `networks()` and `batches()` draw them in
+hypothesis; `random_program()` (fully connected), `random_network()` (all operators) and `random_batch()` make them
+from a NumPy generator.
 
 Numbers come from their whole ranges, so that every saturation, rounding and sign is met; the networks
 compute nothing sensible.
@@ -14,34 +15,52 @@ from typing import Any
 
 import numpy as np
 from hypothesis import strategies as st
+from networks import NetworkBuilder, live_shifts, out_frac, random_integers
 from numpy.typing import NDArray
 
-from circ_overlay import golden, spec
-from circ_overlay.fixedpoint import limits, round_shift, saturate
-from circ_overlay.program import Layer, Port, Program
+from circ_overlay import golden, spec, transfer
+from circ_overlay.fixedpoint import limits
+from circ_overlay.program import Layer, Map, Port, Program
+
+__all__ = [
+    "KINDS",
+    "MODES",
+    "SEEDS",
+    "batches",
+    "impulse",
+    "input_words",
+    "networks",
+    "out_frac",
+    "output_values",
+    "programs",
+    "random_batch",
+    "random_integers",
+    "random_network",
+    "random_program",
+    "random_starts",
+    "resonant_program",
+    "vector_layer",
+]
 
 MODES = ("uniform", "extreme", "bell", "small", "sparse")
 """How the numbers of a layer are distributed over their range."""
+KINDS = ("circulant", "dense", "gather", "max", "sum", "product", "concat", "flatten", "residual")
+"""What a random network is made of, see NetworkBuilder."""
 
 
-def random_integers(
-    rng: np.random.Generator, bits: int, shape: tuple[int, ...], mode: str
-) -> NDArray[np.int64]:
-    """Signed integers of `bits` bits."""
-    low, high = limits(bits)
-    if mode == "extreme":
-        return rng.choice(np.array([low, low + 1, -1, 0, 1, high - 1, high]), shape)
-    if mode == "bell":
-        return np.clip(rng.normal(0, high / 4, shape), low, high).astype(np.int64)
-    if mode == "small":
-        return rng.integers(-2, 3, shape)
-    values = rng.integers(low, high + 1, shape)
-    return values * (rng.random(shape) < 0.1) if mode == "sparse" else values
-
-
-def out_frac(activation: spec.Activation, width: int) -> int:
-    """Fraction bits of a layer's outputs: 0, but for the curves, whose format is fixed."""
-    return width - 1 if activation in (spec.Activation.SIGMOID, spec.Activation.TANH) else 0
+def vector_layer(
+    inputs: int, outputs: int, k: int, weights: NDArray[Any], *, source: int = 0, target: int | None = None, **rest: Any
+) -> Layer:
+    """A fully connected layer from map word `source` to `target`, by default behind its source."""
+    words = spec.pixel_words(inputs)
+    numbers: dict[str, Any] = {
+        "scale": np.zeros(outputs, np.int32), "bias": np.zeros(outputs, np.int64), "out_frac": 0, **rest
+    }  # fmt: skip
+    return Layer(
+        source=Map(channels=inputs, base=source),
+        target=Map(channels=outputs, base=source + words if target is None else target),
+        block_size=k, weights=weights.astype(np.int16), **numbers,
+    )  # fmt: skip
 
 
 def random_program(
@@ -55,38 +74,63 @@ def random_program(
     storage: str = "int16",
     live: bool = True,
 ) -> Program:
-    """A program of layers `features[n]` to `features[n + 1]`.
+    """A program of fully connected layers `features[n]` to `features[n + 1]`.
 
     Parameters
     ----------
     live : choose shifts and bias so that typical outputs use the width instead of being all 0 or all saturated.
     """
     layers: list[Layer] = []
-    x = random_integers(rng, width, (4, features[0]), "uniform")
+    x = random_integers(rng, width, (4, 1, 1, features[0]), "uniform")
+    at = 0
     for n, (k, activation, mode) in enumerate(zip(blocks, activations, modes, strict=True)):
         inputs, outputs = features[n], features[n + 1]
-        grid = (-(-outputs // k), -(-inputs // k))
-        layer = Layer(
-            in_features=inputs,
-            out_features=outputs,
-            weights=random_integers(rng, width, (*grid, k // 2, 2), mode).astype(np.int16),
+        shape = (-(-outputs // k), spec.pixel_words(inputs) if k == 1 else -(-inputs // k), max(k // 2, 2), 2)
+        layer = vector_layer(
+            inputs, outputs, k, random_integers(rng, width, shape, mode), source=at, activation=activation,
             scale=random_integers(rng, spec.SCALE_BITS, (outputs,), mode).astype(np.int32),
             bias=random_integers(rng, spec.BIAS_BITS, (outputs,), mode),
             acc_shift=int(rng.integers(0, spec.MAX_ACC_SHIFT + 1)),
             affine_shift=int(rng.integers(0, spec.MAX_AFFINE_SHIFT + 1)),
-            activation=activation,
-            out_frac=out_frac(activation, width),
-            name=f"layer{n}",
-        )
-        layers.append(_with_live_shifts(rng, layer, x, width) if live else layer)
-        x = golden.linear(layers[-1], x, width)
-    return Program(
+            out_frac=out_frac(activation, width), name=f"layer{n}",
+        )  # fmt: skip
+        layers.append(live_shifts(rng, layer, x, width) if live else layer)
+        x = golden.apply(layers[-1], x, width)
+        at = layer.target.base
+    return Program.chain(
         name="random",
         width=width,
         input=Port(shape=(features[0],), frac=0, storage=storage),
         output=Port(shape=(features[-1],), frac=out_frac(activations[-1], width)),
-        layers=tuple(layers),
+        layers=layers,
     )
+
+
+def random_network(
+    rng: np.random.Generator,
+    *,
+    width: int,
+    kinds: Sequence[str],
+    shape: tuple[int, int, int] | None = None,
+    storage: str = "int16",
+    sequence: bool = False,
+    mode: str = "bell",
+    block: int | None = None,
+    activation: spec.Activation | None = None,
+) -> Program:
+    """A program that applies `kinds` of operators one behind the other.
+
+    Parameters
+    ----------
+    kinds : of :data:`KINDS`
+    shape : rows, columns and channels of the input; None: any
+    sequence : the network carries a state from step to step
+    mode : how weights, scales and biases are distributed
+    block : block size of its circulant layers; None: any for each
+    activation : of all layers; None: any for each
+    """
+    builder = NetworkBuilder(rng, width, mode, block, activation)
+    return builder.build(kinds, shape, storage, sequence)
 
 
 def resonant_program(width: int, place: int, sign: int = 1) -> Program:
@@ -102,19 +146,13 @@ def resonant_program(width: int, place: int, sign: int = 1) -> Program:
     parts = np.stack([np.cos(angle), -np.sin(angle)], -1)
     parts[0] = 1, (-1) ** place
     weights = np.where(sign * parts >= 0, high, low).astype(np.int16)
-    layer = Layer(
-        in_features=blocks * k,
-        out_features=k,
-        weights=np.tile(weights, (1, blocks, 1, 1)),
+    layer = vector_layer(
+        blocks * k, k, k, np.tile(weights, (1, blocks, 1, 1)),
         scale=np.full(k, 1 << (spec.SCALE_BITS - 2), np.int32),
-        bias=np.zeros(k, np.int64),
-        acc_shift=0,
         # One bit more than the saturated value needs: without that saturation another value would come out.
         affine_shift=spec.TIME_BITS + spec.SCALE_BITS - 2 - width + 1,
-        activation=spec.Activation.IDENTITY,
-        out_frac=0,
-    )
-    return Program(
+    )  # fmt: skip
+    return Program.chain(
         name="resonant",
         width=width,
         input=Port(shape=(blocks * k,), frac=0),
@@ -130,35 +168,6 @@ def impulse(program: Program) -> NDArray[Any]:
     return x
 
 
-def _with_live_shifts(
-    rng: np.random.Generator, layer: Layer, x: NDArray[np.int64], width: int
-) -> Layer:
-    """`layer` with shifts and a bias that bring what `x` causes to about the output's range."""
-    k, (p, q) = layer.block_size, layer.weights.shape[:2]
-    padded = np.zeros((len(x), q * k), np.int64)
-    padded[:, : layer.in_features] = x
-    spectra = golden.forward_transform(padded.reshape(len(x), q, k))
-    sums = golden.spectral_product(layer.weights.astype(np.int64), spectra)
-    acc_shift = _bits(sums) - spec.SUM_BITS + 1 + int(rng.integers(-1, 3))
-    acc_shift = min(max(acc_shift, 0), spec.MAX_ACC_SHIFT)
-    sums = saturate(round_shift(sums, acc_shift), spec.SUM_BITS)
-    y = golden.inverse_transform(sums).reshape(len(x), p * k)[:, : layer.out_features]
-    product_bits = _bits(y * layer.scale)
-    curved = layer.activation in (spec.Activation.SIGMOID, spec.Activation.TANH)
-    affine_shift = product_bits - width + 1 - 2 * curved + int(rng.integers(-1, 2))
-    return replace(
-        layer,
-        bias=layer.bias >> max(0, spec.BIAS_BITS - product_bits - 1),
-        acc_shift=acc_shift,
-        affine_shift=min(max(affine_shift, 0), spec.MAX_AFFINE_SHIFT),
-    )
-
-
-def _bits(values: NDArray[np.int64]) -> int:
-    """Bits of the magnitude that nine values in ten stay below."""
-    return int(np.quantile(np.abs(values), 0.9)).bit_length()
-
-
 def random_batch(rng: np.random.Generator, program: Program, batch: int, mode: str) -> NDArray[Any]:
     """Stream elements for `program`, (batch, features) of its input's dtype; extreme ones exceed its width."""
     shape = (batch, program.input.features)
@@ -168,17 +177,39 @@ def random_batch(rng: np.random.Generator, program: Program, batch: int, mode: s
     return random_integers(rng, bits, shape, mode).astype("<i2")
 
 
-def input_words(program: Program, x: NDArray[Any]) -> NDArray[np.uint64]:
-    """Inputs as the stream carries them: each image from a new beat on."""
-    room = np.zeros((len(x), program.input.beats * spec.STREAM_BYTES // x.itemsize), x.dtype)
-    room[:, : x.shape[1]] = x
-    return room.view("<u8").astype(np.uint64).ravel()
+def random_starts(rng: np.random.Generator, batch: int) -> NDArray[np.bool_]:
+    """Where sequences begin: at the first step, and here and there."""
+    starts = rng.random(batch) < 0.3
+    starts[0] = True
+    return starts
+
+
+def input_words(
+    program: Program, x: NDArray[Any], starts: NDArray[np.bool_] | None = None
+) -> NDArray[np.uint64]:
+    """Inputs as the stream of a program of one segment carries them: each image from a new beat on.
+
+    Parameters
+    ----------
+    starts : for a program on sequences, where they begin; None: at the first step
+    """
+    (segment,) = program.segments
+    elements = np.zeros((len(x), transfer.stream_elements(segment)[0]), segment.in_dtype)
+    transfer.pack(program, segment, {"input": program.input.to_pixels(x)}, elements)
+    words = elements.view("<u8").astype(np.uint64)
+    if program.sequence:
+        begins = np.arange(len(x)) == 0 if starts is None else starts
+        words = np.concatenate([begins[:, None].astype(np.uint64), words], 1)
+    return words.ravel()
 
 
 def output_values(program: Program, words: NDArray[np.uint64]) -> NDArray[np.int16]:
     """Outputs (batch, features) from the stream's words."""
-    per_image = program.output.beats * spec.STREAM_BYTES // 2
-    return words.astype("<u8").view("<i2").reshape(-1, per_image)[:, : program.output.features]
+    (segment,) = program.segments
+    elements = words.astype("<u8").view("<i2").reshape(-1, transfer.stream_elements(segment)[1])
+    out = np.zeros((len(elements), program.output.pixels, program.output.channels), np.int16)
+    transfer.unpack(program, segment, elements, {"output": out})
+    return program.output.from_pixels(out)
 
 
 SEEDS = st.integers(0, 2**32 - 1)
@@ -189,13 +220,13 @@ def programs(
     draw: st.DrawFn,
     *,
     widths: Sequence[int] = tuple(spec.WIDTHS),
-    blocks: Sequence[int] = spec.BLOCK_SIZES,
+    blocks: Sequence[int] = (1, *spec.BLOCK_SIZES),
     activations: Sequence[spec.Activation] = tuple(spec.Activation),
     max_features: int = 300,
     max_layers: int = 4,
     storages: Sequence[str] = ("int16", "uint8"),
 ) -> Program:
-    """Programs of 1 to `max_layers` layers of any shape; the numbers follow from one drawn seed."""
+    """Fully connected programs of 1 to `max_layers` layers of any shape; the numbers follow from one drawn seed."""
     width = draw(st.sampled_from(widths))
     count = draw(st.integers(1, max_layers))
 
@@ -211,6 +242,28 @@ def programs(
         modes=each(MODES),
         storage=draw(st.sampled_from(storages)) if width > spec.U8_BITS else "int16",
         live=draw(st.booleans()),
+    )
+
+
+@st.composite
+def networks(
+    draw: st.DrawFn,
+    *,
+    widths: Sequence[int] = tuple(spec.WIDTHS),
+    kinds: Sequence[str] = KINDS,
+    max_layers: int = 4,
+    storages: Sequence[str] = ("int16", "uint8"),
+    sequence: bool | None = None,
+) -> Program:
+    """Programs of all operators; what each layer looks like follows from one drawn seed."""
+    width = draw(st.sampled_from(widths))
+    return random_network(
+        np.random.default_rng(draw(SEEDS)),
+        width=width,
+        kinds=draw(st.lists(st.sampled_from(kinds), min_size=1, max_size=max_layers)),
+        storage=draw(st.sampled_from(storages)) if width > spec.U8_BITS else "int16",
+        sequence=draw(st.booleans()) if sequence is None else sequence,
+        mode=draw(st.sampled_from(MODES)),
     )
 
 

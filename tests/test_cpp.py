@@ -66,6 +66,20 @@ def test_vectors_cover_the_contract(vectors_module: ModuleType) -> None:
         assert statuses >= {spec.Status.OK, spec.Status.BAD_MAGIC, spec.Status.SPEC_MISMATCH}
         assert statuses >= {spec.Status.WIDTH_MISMATCH, spec.Status.TOO_LARGE, spec.Status.BAD_LENGTH}
         assert spec.Status.BAD_INSTRUCTION in statuses
+        assert path.stat().st_size < 300_000
+        code = [
+            spec.Instruction.decode(tuple(int(w) for w in v.image[at : at + spec.INSTRUCTION_WORDS]))
+            for v in vectors
+            if v.status == spec.Status.OK
+            for at in range(spec.HEADER_WORDS, spec.HEADER_WORDS + (int(v.image[2]) >> 32) * spec.INSTRUCTION_WORDS,
+                            spec.INSTRUCTION_WORDS)
+        ]  # fmt: skip
+        assert {i.opcode for i in code} == set(spec.Opcode)
+        assert {i.block_size for i in code if i.weight_count} == {1, *spec.BLOCK_SIZES}
+        for trait in ("gathers", "taps", "stride_rows", "pad_left", "pool_rows"):
+            assert any(int(getattr(i, trait)) > (trait in ("taps", "stride_rows", "pool_rows")) for i in code), trait
+        assert any(i.flags & spec.LayerFlag.ADD for i in code)
+        assert any(int(v.image[3]) >> 8 & spec.ImageFlag.SEQUENCE for v in vectors if v.status == spec.Status.OK)
 
 
 @needs_compiler

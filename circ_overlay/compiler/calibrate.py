@@ -177,8 +177,9 @@ def _state_frac(network: Network, state: str, results: dict[str, Floats], width:
     writers = [op for op in network.layers if op.target == state]
     if any(op.activation in ("sigmoid", "tanh") for op in writers):
         return width - 1
-    largest = max(float(np.abs(results[op.name]).max()) for op in writers)
-    return Format.for_range(width, OUTPUT_HEADROOM * largest).frac
+    learned = [op.out_range for op in writers if op.out_range is not None]
+    shown = OUTPUT_HEADROOM * max(float(np.abs(results[op.name]).max()) for op in writers)
+    return Format.for_range(width, max(learned, default=shown)).frac
 
 
 def _record(

@@ -50,7 +50,7 @@ def _library() -> ctypes.CDLL:
         )
     pointer, u32, u64 = ctypes.c_void_p, ctypes.c_uint32, ctypes.c_uint64
     for name, restype, argtypes in (
-        ("circ_create", pointer, [ctypes.c_int, u32, u32, u32, u32]),
+        ("circ_create", pointer, [ctypes.c_int, u32, u32, u32, u32, u32]),
         ("circ_destroy", None, [pointer]),
         ("circ_reset", None, [pointer]),
         ("circ_load", ctypes.c_int, [pointer, pointer, u64]),
@@ -101,6 +101,7 @@ class HlsEngine:
             config.map_elements,
             config.affine_channels,
             config.instructions,
+            config.spectra_words,
         )
         if not handle:
             raise MemoryError("no memory for a core")
@@ -123,10 +124,7 @@ class HlsEngine:
                 self.reset()
                 raise RuntimeError(f"the C++ loader took an image that image.decode refuses: {decoded.name}")
             self.image = decoded
-            first, last = decoded.instructions[0], decoded.instructions[-1]
-            element = 1 if first.flags & spec.LayerFlag.INPUT_U8 else 2
-            self._in_beats = spec.beats(first.in_features, element)
-            self._out_beats = spec.beats(last.out_features, 2)
+            self._in_beats, self._out_beats = decoded.in_beats, decoded.out_beats
         return status
 
     def run(self, batch: int, words: Words) -> Words:

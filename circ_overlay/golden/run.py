@@ -77,7 +77,7 @@ def execute(
         for layer in segment.layers:
             _layer(memory, layer, width, rows)
         out[n] = memory.words[rows, sent]
-    return out.reshape(batch, -1)
+    return out.reshape(batch, segment.output.words * spec.MAP_WORD)
 
 
 def _turns(segment: Segment, batch: int) -> Iterator[tuple[slice, slice]]:

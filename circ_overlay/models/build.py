@@ -35,6 +35,7 @@ def take(name: str, trained: Path) -> None:
         network = network_from_arrays(arrays, name)
     else:
         network = _images(name, arrays)
+    network.metadata["float_accuracy"] = float(arrays["_accuracy" if "_accuracy" in arrays else "accuracy"])
     save_network(network, WEIGHTS / f"{name}.npz")
 
 
@@ -65,16 +66,21 @@ def sample(name: str) -> Any:
     """The training samples that formats are chosen from, as the network takes them."""
     model = MODELS[name]
     if model.speech:
-        return model.prepare(datasets.load_recordings(model.dataset, "train").recordings[:CALIBRATION:8])
+        return model.prepare(datasets.load_recordings(model.dataset, "train").recordings[::8])
     return model.prepare(datasets.load(model.dataset, "train").images[:CALIBRATION])
+
+
+def _labels(name: str) -> tuple[str, ...]:
+    model = MODELS[name]
+    load = datasets.load_recordings if model.speech else datasets.load
+    return tuple(load(model.dataset, "test").classes)
 
 
 def build(name: str) -> Program:
     """The program of `name`, compiled from its float weights and the first training samples."""
     model = MODELS[name]
     metadata = {"dataset": model.dataset, "title": model.title}
-    labels = datasets.DATASETS[model.dataset].classes
-    return compile(load_float(name), sample(name), name=name, labels=labels, metadata=metadata)
+    return compile(load_float(name), sample(name), name=name, labels=_labels(name), metadata=metadata)
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -26,11 +26,23 @@ HERE = Path(__file__).resolve().parent
 if __name__ == "__main__":
     sys.path[:0] = [str(HERE.parents[1]), str(HERE.parent)]
 
-from strategies import MODES, impulse, input_words, random_batch, random_program, resonant_program
+from strategies import (
+    KINDS,
+    MODES,
+    impulse,
+    input_words,
+    random_batch,
+    random_network,
+    random_program,
+    random_starts,
+    resonant_program,
+)
 
-from circ_overlay import golden, image, spec
+from circ_overlay import image, spec
+from circ_overlay.engines.golden import GoldenEngine
 from circ_overlay.program import Program
 
+MOST_WORDS = 700  # of a network's image: the files stay small
 TAG = int.from_bytes(b"CIRCVEC1", "little")
 Words = NDArray[np.uint64]
 
@@ -63,21 +75,24 @@ def read(path: Path) -> Iterator[Vector]:
         words = words[ends[-1] :]
 
 
-def _ran(program: Program, x: NDArray[Any]) -> Vector:
-    batch = len(x)
-    y = golden.run(program, x)
-    assert isinstance(y, np.ndarray)
-    outputs = np.zeros((batch, program.output.beats * 4), "<i2")
-    outputs[:, : y.shape[1]] = y
-    out_words = outputs.view("<u8").astype(np.uint64).ravel()
-    return Vector(spec.Status.OK, batch, program.image, input_words(program, x), out_words)
+def _ran(program: Program, x: NDArray[Any], starts: NDArray[np.bool_] | None = None) -> Vector:
+    engine = GoldenEngine(spec.CoreConfig(width=program.width))
+    status = engine.load(program.image)
+    if status != spec.Status.OK:
+        raise ValueError(f"{program}: {status.name}")
+    words = input_words(program, x, starts)
+    return Vector(spec.Status.OK, len(x), program.image, words, engine.run(len(x), words))
 
 
 def _refusals(program: Program, config: spec.CoreConfig) -> Iterator[Vector]:
     """Images with one fault each, and the status that the reference gives them."""
     good, none = program.image, np.zeros(0, np.uint64)
     faults = [good[:3], good[:-1], np.append(good, good[-1:])]
-    damage = ((0, 0), (0, 40), (1, 60), (2, 3), (2, 37), (3, 1), (4, 1), (4, 15), (4, 18), (5, 62))
+    damage = [(0, 0), (0, 40), (1, 60), (2, 3), (2, 37), (3, 1), (3, 10), (4, 33), (4, 60), (5, 30), (6, 50)]
+    # every instruction field with its top bit turned, and the lowest one
+    for f in spec.INSTRUCTION_FIELDS:
+        for bit in (f.lsb, f.lsb + f.width - 1):
+            damage.append((spec.HEADER_WORDS + bit // 64, bit % 64))
     for word, bit in damage:
         bad = good.copy()
         bad[word] ^= np.uint64(1 << bit)
@@ -86,6 +101,29 @@ def _refusals(program: Program, config: spec.CoreConfig) -> Iterator[Vector]:
         verdict = image.decode(bad, config)
         if isinstance(verdict, spec.Status):
             yield Vector(verdict, 0, bad, none, none)
+
+
+def _networks(rng: np.random.Generator, width: int) -> Iterator[Vector]:
+    """Every operator and every block size, alone and behind one another, in sequences too."""
+
+    def ran(kinds: tuple[str, ...], batch: int = 2, **how: Any) -> Vector:
+        storage = "uint8" if width > spec.U8_BITS and rng.random() < 0.3 else "int16"
+        while True:
+            program = random_network(rng, width=width, kinds=kinds, storage=storage, **how)
+            if len(program.image) < MOST_WORDS:
+                break
+        x = random_batch(rng, program, batch, how.get("mode", "uniform"))
+        return _ran(program, x, random_starts(rng, batch) if program.sequence else None)
+
+    for k in spec.BLOCK_SIZES:
+        yield ran(("circulant",), block=k)
+        yield ran(("gather",), block=k)
+    for kind in KINDS:
+        yield ran((kind,))
+        yield ran((kind,), shape=(int(rng.integers(2, 9)), int(rng.integers(2, 9)), 4), mode="extreme", block=4)
+        yield ran((str(rng.choice(KINDS)), kind, str(rng.choice(KINDS))), block=8)
+    for _ in range(4):
+        yield ran((str(rng.choice(KINDS)),), batch=5, sequence=True, block=4)
 
 
 def vectors(width: int) -> Iterator[Vector]:
@@ -108,12 +146,17 @@ def vectors(width: int) -> Iterator[Vector]:
             modes=("extreme",), live=n % 2 == 0,
         )  # fmt: skip
         yield _ran(extreme, random_batch(rng, extreme, 2, "extreme"))
+    yield from _networks(rng, width)
     resonant = resonant_program(width, place=7 * width)
     yield _ran(resonant, impulse(resonant))
     small = random_program(
         rng, width=width, features=(5, 6), blocks=(4,), activations=activations[:1], modes=("uniform",)
     )
     yield from _refusals(small, spec.CoreConfig(width=width))
+    for kinds in (("residual",), ("product",), ("max",)):
+        shape = (4, 3, 4)
+        program = random_network(rng, width=width, kinds=kinds, shape=shape, block=4)
+        yield from _refusals(program, spec.CoreConfig(width=width))
 
 
 def generated() -> dict[Path, bytes]:
