@@ -216,6 +216,10 @@ def test_command_line_writes_what_load_state_dict_takes(tmp_path, monkeypatch):
         assert not out.with_suffix(".ckpt").exists()
         assert train_images.main([*arguments, "--resume", "--validate", "4"]) == 0
         assert "last 4 training images" in log.read_text()
+        more = ["--start", str(out), "--margin", "2"]
+        assert train_images.main([*arguments[:2], str(tmp_path / "second.npz"), *arguments[3:], *more]) == 0
+        assert "margin=2" in log.read_text()
+        assert "learning_rate=0.025" in log.read_text()  # a quarter
     finally:
         torch.set_num_threads(threads)
 

@@ -228,6 +228,7 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--resume", action="store_true", help="go on from the checkpoint beside --out, if it exists")
     parser.add_argument("--log", type=Path, metavar="FILE", help="also write the log here")
     parser.add_argument("--threads", type=int, default=1, help="of torch; the result depends on it (default 1)")
+    parser.add_argument("--margin", type=int, metavar="N", help="shift pictures up to N pixels, not as the recipe says")
     parser.add_argument(
         "--validate", type=int, default=0, metavar="N", help="hold the last N training images out; leave the test set"
     )
@@ -245,6 +246,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     torch.set_num_threads(arguments.threads)
 
     recipe = RECIPES[arguments.name]
+    if arguments.margin is not None:
+        recipe = replace(recipe, margin=arguments.margin)
     if arguments.epochs is not None:
         recipe = replace(recipe, schedule=replace(recipe.schedule, epochs=arguments.epochs))
     build = NETWORKS[arguments.name]
