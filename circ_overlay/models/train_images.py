@@ -132,6 +132,17 @@ def _start_from_patches(layer: nn.Module, images: Tensor) -> None:
     layer.weight[: len(filters)] = filters.unsqueeze(-1)
 
 
+def _distilled(hard: Tensor, scores: Tensor, teacher: nn.Module, images: Tensor) -> Tensor:
+    """Return a loss of three parts in ten for the labels and seven for the teacher's answers at temperature 3.
+
+    G. Hinton, O. Vinyals, J. Dean, "Distilling the Knowledge in a Neural Network", 2015, equations 1 to 4.
+    """
+    temperature = 3.0
+    with torch.no_grad(), expanded(teacher), torch.autocast("cpu", torch.bfloat16):
+        soft = torch.softmax(teacher(images).float() / temperature, 1)
+    return 0.3 * hard + 0.7 * temperature**2 * functional.cross_entropy(scores / temperature, soft)
+
+
 def train(
     build: Callable[[], nn.Module],
     recipe: ImageRecipe,
@@ -139,6 +150,7 @@ def train(
     seed: int,
     checkpoint: Path | None = None,
     name: str = "network",
+    teacher: nn.Module | None = None,
 ) -> nn.Module:
     """Train a network on the split's training images; returns the one with averaged weights, in eval mode.
 
@@ -156,6 +168,8 @@ def train(
         Where to keep the state between epochs; if it exists, training goes on from it.
     name : str
         Title in the progress bar and the log.
+    teacher : torch.nn.Module, optional
+        A trained network for the same data, whose answers count too (`_distilled`).
     """
     torch.manual_seed(seed)
     generator = torch.Generator().manual_seed(seed)
@@ -167,7 +181,8 @@ def train(
             images = crop(images, recipe.margin, generator, recipe.flip, recipe.hole)
         with expanded(network), torch.autocast("cpu", torch.bfloat16):
             scores = network(images)
-        return functional.cross_entropy(scores.float(), labels, label_smoothing=recipe.schedule.label_smoothing)
+        hard = functional.cross_entropy(scores.float(), labels, label_smoothing=recipe.schedule.label_smoothing)
+        return hard if teacher is None else _distilled(hard, scores.float(), teacher, images)
 
     images, labels = _channels_first(split.train_images), torch.from_numpy(split.train_labels)
     network = build()
@@ -176,7 +191,8 @@ def train(
     machine = f"torch {torch.__version__}, {torch.get_num_threads()} threads"
     length = 0 if recipe.schedule.decay_epochs else recipe.schedule.epochs  # of which the beginning may be free
     like = replace(recipe, schedule=replace(recipe.schedule, epochs=length))
-    identity = f"{like}, seed {seed}, {len(images)} images, {machine}, {network}"
+    taught = "" if teacher is None else ", taught"
+    identity = f"{like}, seed {seed}, {len(images)} images, {machine}, {network}{taught}"
     return fit(network, loss, images, labels, recipe.schedule, generator, checkpoint, identity, name, _sgd)
 
 
@@ -228,6 +244,9 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--resume", action="store_true", help="go on from the checkpoint beside --out, if it exists")
     parser.add_argument("--log", type=Path, metavar="FILE", help="also write the log here")
     parser.add_argument("--threads", type=int, default=1, help="of torch; the result depends on it (default 1)")
+    parser.add_argument(
+        "--teacher", nargs=2, metavar=("NAME", "FILE.npz"), help="a finished run for the same data, to learn from as well"
+    )
     parser.add_argument("--margin", type=int, metavar="N", help="shift pictures up to N pixels, not as the recipe says")
     parser.add_argument(
         "--validate", type=int, default=0, metavar="N", help="hold the last N training images out; leave the test set"
@@ -262,7 +281,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not arguments.resume:
         checkpoint.unlink(missing_ok=True)
     _LOG.info("seed %d, torch %s, %d threads, %r", arguments.seed, torch.__version__, arguments.threads, recipe)
-    network = train(build, recipe, split, arguments.seed, checkpoint, arguments.name)
+    teacher = None
+    if arguments.teacher is not None:
+        teacher = _started(NETWORKS[arguments.teacher[0]], Path(arguments.teacher[1])).eval()
+    network = train(build, recipe, split, arguments.seed, checkpoint, arguments.name, teacher)
     result = score(network, split.test_images, split.test_labels)
     parameters = sum(parameter.numel() for parameter in network.parameters())
     held = f"last {arguments.validate} training" if arguments.validate else f"{len(split.test_labels)} test"
