@@ -245,7 +245,7 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--log", type=Path, metavar="FILE", help="also write the log here")
     parser.add_argument("--threads", type=int, default=1, help="of torch; the result depends on it (default 1)")
     parser.add_argument(
-        "--teacher", nargs=2, metavar=("NAME", "FILE.npz"), help="a finished run for the same data, to learn from as well"
+        "--teacher", nargs=2, metavar=("NAME", "FILE.npz"), help="a finished run for the same data to learn from too"
     )
     parser.add_argument("--margin", type=int, metavar="N", help="shift pictures up to N pixels, not as the recipe says")
     parser.add_argument(
