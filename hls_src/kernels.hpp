@@ -104,11 +104,11 @@ CIRC_KERNEL void forward_group(const Halves* map, const Group& group, std::uint3
     }
 }
 
-// Blocks of LANES vectors whose elements are the planes' numbers at `x` + steps[n]; then 0. Their spectra make planes
-// of LANES positions.
+// Blocks of LANES vectors whose elements are the planes' numbers at `at` + steps[n]; then 0. Their spectra make
+// planes of LANES positions.
 template <int K>
 CIRC_KERNEL void gather_blocks(const std::int32_t* at, const std::uint32_t* steps, std::uint32_t count,
-                               std::uint32_t lanes, std::int32_t* spectra, Ints* peaks) {
+                               std::uint32_t lanes, std::int32_t* spectra) {
     for (std::uint32_t first = 0; first < count; first += K) {
         for (std::uint32_t h = 0; h < lanes; h += HALF) {
             Reals x[std::size_t{K}];
@@ -122,9 +122,9 @@ CIRC_KERNEL void gather_blocks(const std::int32_t* at, const std::uint32_t* step
             each<K / 2>([&](auto w) {
                 const Place place(w);
                 std::int32_t* to = spectra + 2 * LANES * static_cast<std::uint32_t>(w) + h;
-                const std::uint32_t here = 0;
-                put(x[place.re], to, &here, true, peaks[w]);
-                put(x[place.im], to + LANES, &here, true, peaks[w]);
+                const Ints re = __builtin_convertvector(x[place.re], Ints), im = __builtin_convertvector(x[place.im], Ints);
+                std::memcpy(to, &re, sizeof re);
+                std::memcpy(to + LANES, &im, sizeof im);
             });
         }
         spectra += std::size_t{K} * LANES;
@@ -235,21 +235,17 @@ CIRC_KERNEL void wide_sums(const Sums& s) {
     }
 }
 
-// k = 1: sums over map words of four products each, for four outputs; weights step by step, output by output.
-using Quad = std::int32_t[4][4];
+// k = 1: sums over taps and channels for four outputs; weights step by step, output by output.
+using Four = std::int32_t[4];
 
-CIRC_KERNEL inline void narrow_plain(const std::int32_t* x, std::uint32_t plane, const std::uint32_t* steps,
-                                     std::uint32_t count, const Quad* table, const RealShift& shift, Reals* out,
-                                     std::size_t half) {
+CIRC_KERNEL inline void narrow_plain(const std::int32_t* x, const std::uint32_t* steps, std::uint32_t count,
+                                     const Four* table, const RealShift& shift, Reals* out, std::size_t half) {
     Wide acc[4] = {};
     for (std::uint32_t n = 0; n < count; ++n) {
+        Wide v;
+        load_lanes(x + steps[n], v);
 #pragma GCC unroll 4
-        for (std::uint32_t e = 0; e < 4; ++e) {
-            Wide v;
-            load_lanes(x + steps[n] + e * plane, v);
-#pragma GCC unroll 4
-            for (int r = 0; r < 4; ++r) acc[r] += v * static_cast<std::uint32_t>(table[n][r][e]);
-        }
+        for (int r = 0; r < 4; ++r) acc[r] += v * static_cast<std::uint32_t>(table[n][r]);
     }
     for (std::size_t r = 0; r < 4; ++r) {
         Reals parts[2];
@@ -261,17 +257,14 @@ CIRC_KERNEL inline void narrow_plain(const std::int32_t* x, std::uint32_t plane,
     }
 }
 
-CIRC_KERNEL inline void wide_plain(const std::int32_t* x, std::uint32_t plane, const std::uint32_t* steps,
-                                   std::uint32_t count, const Quad* table, const RealShift& shift, Reals* out,
-                                   std::size_t half) {
+CIRC_KERNEL inline void wide_plain(const std::int32_t* x, const std::uint32_t* steps, std::uint32_t count,
+                                   const Four* table, const RealShift& shift, Reals* out, std::size_t half) {
     for (std::uint32_t h = 0; h < 2; ++h) {
         Reals acc[4] = {};
         for (std::uint32_t n = 0; n < count; ++n) {
-            for (std::uint32_t e = 0; e < 4; ++e) {
-                Reals v;
-                load_half(x + steps[n] + e * plane + h * HALF, v);
-                for (int r = 0; r < 4; ++r) acc[r] += v * static_cast<double>(table[n][r][e]);
-            }
+            Reals v;
+            load_half(x + steps[n] + h * HALF, v);
+            for (int r = 0; r < 4; ++r) acc[r] += v * static_cast<double>(table[n][r]);
         }
         for (std::size_t r = 0; r < 4; ++r) {
             settle(acc[r], shift);

@@ -22,7 +22,7 @@ class LaneUnit {
     void execute(const Instruction& i, int width, const Plan& plan, const Table& table, const Magnitudes& magnitudes,
                  const Entries& entries, Halves* map) {
         width_ = width;
-        magnitudes_ = &magnitudes;
+
         if (planes_.size() < std::size_t{plan.planes} * plan.plane) planes_.resize(std::size_t{plan.planes} * plan.plane);
         if (plan.padded) std::fill_n(planes_.begin(), std::size_t{plan.planes} * plan.plane, 0);
         if (!i.compressed()) {
@@ -39,11 +39,14 @@ class LaneUnit {
                     gathered_.resize(std::size_t{i.in_blocks()} * K * LANES);
                     gathered_steps_.resize(i.in_blocks());
                     for (std::uint32_t j = 0; j < i.in_blocks(); ++j) gathered_steps_[j] = j * K * LANES;
+                    // invariant: no part of a spectrum exceeds K times its largest element, and K roundings
+                    const Ints bound = (peaks_[0] + 1) * K;
+                    for (std::uint32_t w = 0; w < K / 2; ++w) narrow_[w] = magnitudes.fit(w, bound);
                 } else {
                     std::fill_n(peaks_, K / 2, Ints{});
                     for (const Group& group : plan.groups)
                         forward_group<K>(map, group, i.in_channels, plan.plane, planes_.data(), peaks_);
-                    for (std::uint32_t w = 0; w < K / 2; ++w) narrow_[w] = magnitudes_->fit(w, peaks_[w]);
+                    for (std::uint32_t w = 0; w < K / 2; ++w) narrow_[w] = magnitudes.fit(w, peaks_[w]);
                 }
                 outputs<K>(i, plan, table, entries, map);
             }
@@ -68,7 +71,10 @@ class LaneUnit {
                 count = i.compressed() ? Table::group(blocks - first) : 1;
                 for (std::uint32_t pool = 0; pool < plan.pools; ++pool) {
                     const std::uint32_t* steps = plan.steps.data() + std::size_t{pool} * plan.steps_of_result;
-                    if (i.gathers() && (first == 0 || plan.pools > 1)) gather<K>(i, plan, tile, steps);
+                    if (i.gathers() && (first == 0 || plan.pools > 1)) {  // the tile's windows as vectors
+                        gather_blocks<K>(planes_.data() + tile.position, steps, plan.steps_of_result, tile.count,
+                                         gathered_.data());
+                    }
                     sums<K>(i, plan, table, tile, steps, at, first, count);
                     const std::uint32_t shift =
                         (pool / i.pool_columns * i.out_width * i.pool_columns + pool % i.pool_columns) * i.add_pitch;
@@ -92,15 +98,6 @@ class LaneUnit {
         }
     }
 
-    // The tile's windows as vectors: spectra to gathered_, which are planes of LANES positions.
-    template <int K>
-    void gather(const Instruction& i, const Plan& plan, const Tile& tile,
-                const std::uint32_t* steps) {
-        std::fill_n(peaks_, K / 2, Ints{});
-        gather_blocks<K>(planes_.data() + tile.position, steps, plan.steps_of_result, tile.count, gathered_.data(), peaks_);
-        for (std::uint32_t w = 0; w < i.block_words(); ++w) narrow_[w] = magnitudes_->fit(w, peaks_[w]);
-    }
-
     template <int K>
     void sums(const Instruction& i, const Plan& plan, const Table& table, const Tile& tile, const std::uint32_t* steps,
               std::size_t at, std::uint32_t first, std::uint32_t count) {
@@ -108,8 +105,10 @@ class LaneUnit {
         const RealShift shift(i.acc_shift);
         const std::int32_t* x = planes_.data() + tile.position;
         if (!i.compressed()) {
-            const auto* quads = reinterpret_cast<const Quad*>(&table.plain[std::size_t{first} * products * 16]);
-            (narrow_[0] ? narrow_plain : wide_plain)(x, plan.plane, steps, products, quads, shift, samples_[0][0], MAX_BLOCK);
+            const auto* weights =
+                reinterpret_cast<const Four*>(&table.plain[std::size_t{first} * plan.steps_of_result * 4]);
+            (narrow_[0] ? narrow_plain : wide_plain)(x, steps, plan.steps_of_result, weights, shift, samples_[0][0],
+                                                     MAX_BLOCK);
             return;
         }
         Sums s{x, plan.plane, steps, products, nullptr, false, shift, nullptr, nullptr, MAX_BLOCK, 2 * MAX_BLOCK};
@@ -138,7 +137,6 @@ class LaneUnit {
     std::vector<std::int32_t> planes_, gathered_;
     std::vector<std::uint32_t> gathered_steps_;
     int width_ = 0;
-    const Magnitudes* magnitudes_ = nullptr;
     Ints peaks_[MAX_BLOCK / 2];
     bool narrow_[MAX_BLOCK / 2];
     Reals samples_[4][2][MAX_BLOCK] = {}, best_[4][2][MAX_BLOCK] = {};

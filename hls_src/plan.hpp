@@ -53,7 +53,7 @@ class Plan {
         const std::uint64_t wide = (area * images + LANES - 1) / LANES * LANES + LANES;  // a tile may begin at the end
         const std::uint64_t all = std::uint64_t{rows.phases()} * columns.phases() * per_phase;
         pools = i.pool_rows * i.pool_columns;
-        steps_of_result = i.gathers() ? i.taps() * i.in_channels : static_cast<std::uint32_t>(i.row_blocks());
+        steps_of_result = spectra ? static_cast<std::uint32_t>(i.row_blocks()) : i.taps() * i.in_channels;
         if (wide > MOST || all * wide > MOST || std::uint64_t{pools} * steps_of_result > MOST) return false;
         plane = static_cast<std::uint32_t>(wide);
         planes = static_cast<std::uint32_t>(all);
@@ -150,8 +150,8 @@ class Plan {
         steps.clear();
         steps.reserve(std::size_t{pools} * steps_of_result);
         const bool spectra = i.compressed() && !i.gathers();
-        const std::uint32_t blocks = i.gathers() ? i.in_channels : i.in_blocks();
-        const std::uint32_t block_planes = i.gathers() ? 1 : spectra ? 2 * i.block_words() : MAP_WORD;
+        const std::uint32_t blocks = spectra ? i.in_blocks() : i.in_channels;
+        const std::uint32_t block_planes = spectra ? 2 * i.block_words() : 1;
         for (std::uint32_t pool = 0; pool < pools; ++pool) {
             for (std::uint32_t tap = 0; tap < i.taps(); ++tap) {
                 const std::uint32_t y = pool / i.pool_columns * i.stride_rows + tap / i.tap_columns;

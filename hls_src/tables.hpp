@@ -48,7 +48,7 @@ struct Magnitudes {
 // Weights of an instruction in the order in which its sums take them: rows in groups of 4, then 2 or 1.
 struct Table {
     std::vector<Triple> factors;             // group by group, word by word, step by step, row by row
-    std::vector<std::int32_t> plain;         // k = 1: by four outputs, step by step, output by output
+    std::vector<std::int32_t> plain;         // k = 1: by four outputs, tap by tap and channel by channel, output by output
 
     template <class Weights>
     void make(const Instruction& i, Weights& weights) {
@@ -56,13 +56,15 @@ struct Table {
         factors.clear();
         plain.clear();
         if (!i.compressed()) {
-            plain.resize(std::size_t{(rows + 3) / 4} * steps * 16);
+            const std::uint32_t pixel = i.in_blocks() * MAP_WORD;  // elements that have weights, zeros included
+            plain.resize(std::size_t{(rows + 3) / 4} * i.taps() * i.in_channels * 4);
             for (std::uint32_t r = 0; r < rows; ++r) {
-                for (std::uint32_t n = 0; n < row; ++n) {
-                    const auto& word = weights[i.weight_base + r * row + n];
-                    std::int32_t* to = &plain[((std::size_t{r / 4} * steps + n / 2) * 4 + r % 4) * 4 + n % 2 * 2];
-                    to[0] = word.re;
-                    to[1] = word.im;
+                std::int32_t* to = &plain[std::size_t{r / 4} * i.taps() * i.in_channels * 4 + r % 4];
+                for (std::uint32_t n = 0; n < 2 * row; ++n) {
+                    if (n % pixel >= i.in_channels) continue;
+                    const auto& word = weights[i.weight_base + r * row + n / 2];
+                    *to = n % 2 == 0 ? word.re : word.im;
+                    to += 4;
                 }
             }
             return;

@@ -28,11 +28,8 @@ inline void round_half_up(Reals& v, double less_than_a_step) {
     v -= MAGIC_ROUND;
 }
 
-inline constexpr double power_of_two(int n) {
-    double v = 1;
-    for (; n > 0; --n) v *= 2;
-    for (; n < 0; ++n) v /= 2;
-    return v;
+constexpr double power_of_two(int n) {  // |n| < 63
+    return n >= 0 ? static_cast<double>(std::int64_t{1} << n) : 1.0 / static_cast<double>(std::int64_t{1} << -n);
 }
 
 // v / 2**shift rounded half up.
