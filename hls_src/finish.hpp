@@ -95,7 +95,7 @@ inline void bend(Reals& v, const RealFinish& finish) {
                      of[segment[4]], of[segment[5]], of[segment[6]], of[segment[7]]};
     const Ints y = (chord >> Chords::BITS) + ((chord & ((1 << Chords::BITS) - 1)) * position >> position_bits);
     const Ints signed_y = (x < 0 ? -y : y) + (finish.tanh ? 0 : 1 << (spec::ACTIVATION_FRAC_BITS - 1));
-    v = __builtin_convertvector((signed_y + (1 << (drop - 1))) >> drop, Reals);
+    to_reals((signed_y + (1 << (drop - 1))) >> drop, v);
     clamp(v, finish.curve_floor, finish.curve_ceiling);
 }
 
@@ -135,7 +135,8 @@ CIRC_KERNEL inline void write_block(const Reals* values, std::uint32_t channels,
     for (std::uint32_t n = 0; n < channels; n += 4) {
         Longs words = {};
         each<4>([&](auto e) {
-            const Longs v = __builtin_convertvector(values[n + e], Longs);
+            Longs v;
+            as_bits(values[n + e], v);
             words |= (v & 0xFFFF) << (16 * e);
         });
         for (std::uint32_t l = 0; l < HALF; ++l) {

@@ -37,7 +37,7 @@ inline void fetch_words(const Halves* map, const std::uint32_t* pixels, std::uin
 }
 
 inline void element(const Longs& words, int e, Reals& out) {
-    out = __builtin_convertvector(words << (48 - 16 * e) >> 48, Reals);
+    to_reals(words << (48 - 16 * e) >> 48, out);
 }
 
 // `count` elements of HALF pixels, from map word `first` of each on; those beyond, to K, are 0.
@@ -116,7 +116,7 @@ CIRC_KERNEL void gather_blocks(const std::int32_t* at, const std::uint32_t* step
                 Ints v = {};
                 const std::uint32_t step = first + static_cast<std::uint32_t>(n);
                 if (step < count) std::memcpy(&v, at + steps[step] + h, sizeof v);
-                x[n] = __builtin_convertvector(v, Reals);
+                to_reals(v, x[n]);
             });
             forward_reals<K>(x);
             each<K / 2>([&](auto w) {
@@ -136,15 +136,15 @@ inline void load_lanes(const std::int32_t* at, Wide& v) { std::memcpy(&v, at, si
 inline void load_half(const std::int32_t* at, Reals& v) {
     Ints n;
     std::memcpy(&n, at, sizeof n);
-    v = __builtin_convertvector(n, Reals);
+    to_reals(n, v);
 }
 
 // The two halves of sums modulo 2**32 that are known to fit 32 bits.
 inline void halves(const Wide& v, Reals* out) {
     Ints part[2];
     std::memcpy(part, &v, sizeof v);
-    out[0] = __builtin_convertvector(part[0], Reals);
-    out[1] = __builtin_convertvector(part[1], Reals);
+    to_reals(part[0], out[0]);
+    to_reals(part[1], out[1]);
 }
 
 // What stands behind the accumulators: rounding shift, saturation.
@@ -177,7 +177,9 @@ struct Sums {
 // Sums of 32 bits, for where they are exact.
 template <int ROWS>
 CIRC_KERNEL void narrow_sums(const Sums& s) {
-    Wide acc[std::size_t{ROWS}][3] = {};
+    Wide acc[std::size_t{ROWS}][3];
+#pragma GCC unroll 4
+    for (auto& row : acc) row[0] = row[1] = row[2] = Wide{};
     for (std::uint32_t n = 0; n < s.count; ++n) {
         Wide a, b;
         load_lanes(s.x + s.steps[n], a);
@@ -191,6 +193,7 @@ CIRC_KERNEL void narrow_sums(const Sums& s) {
             acc[r][2] += b * static_cast<std::uint32_t>(t.plus);
         }
     }
+#pragma GCC unroll 4
     for (int r = 0; r < ROWS; ++r) {
         const Wide re = s.real ? acc[r][1] : acc[r][0] - acc[r][2];
         const Wide im = s.real ? acc[r][2] : acc[r][0] + acc[r][1];
@@ -210,7 +213,9 @@ CIRC_KERNEL void narrow_sums(const Sums& s) {
 template <int ROWS>
 CIRC_KERNEL void wide_sums(const Sums& s) {
     for (std::uint32_t h = 0; h < 2; ++h) {
-        Reals acc[std::size_t{ROWS}][3] = {};
+        Reals acc[std::size_t{ROWS}][3];
+#pragma GCC unroll 4
+        for (auto& row : acc) row[0] = row[1] = row[2] = Reals{};
         for (std::uint32_t n = 0; n < s.count; ++n) {
             Reals a, b;
             load_half(s.x + s.steps[n] + h * HALF, a);
@@ -224,6 +229,7 @@ CIRC_KERNEL void wide_sums(const Sums& s) {
                 acc[r][2] += b * static_cast<double>(t.plus);
             }
         }
+#pragma GCC unroll 4
         for (int r = 0; r < ROWS; ++r) {
             Reals re = s.real ? acc[r][1] : acc[r][0] - acc[r][2];
             Reals im = s.real ? acc[r][2] : acc[r][0] + acc[r][1];
@@ -240,13 +246,16 @@ using Four = std::int32_t[4];
 
 CIRC_KERNEL inline void narrow_plain(const std::int32_t* x, const std::uint32_t* steps, std::uint32_t count,
                                      const Four* table, const RealShift& shift, Reals* out, std::size_t half) {
-    Wide acc[4] = {};
+    Wide acc[4];
+#pragma GCC unroll 4
+    for (auto& a : acc) a = Wide{};
     for (std::uint32_t n = 0; n < count; ++n) {
         Wide v;
         load_lanes(x + steps[n], v);
 #pragma GCC unroll 4
         for (int r = 0; r < 4; ++r) acc[r] += v * static_cast<std::uint32_t>(table[n][r]);
     }
+#pragma GCC unroll 4
     for (std::size_t r = 0; r < 4; ++r) {
         Reals parts[2];
         halves(acc[r], parts);
@@ -260,12 +269,15 @@ CIRC_KERNEL inline void narrow_plain(const std::int32_t* x, const std::uint32_t*
 CIRC_KERNEL inline void wide_plain(const std::int32_t* x, const std::uint32_t* steps, std::uint32_t count,
                                    const Four* table, const RealShift& shift, Reals* out, std::size_t half) {
     for (std::uint32_t h = 0; h < 2; ++h) {
-        Reals acc[4] = {};
+        Reals acc[4];
+#pragma GCC unroll 4
+        for (auto& a : acc) a = Reals{};
         for (std::uint32_t n = 0; n < count; ++n) {
             Reals v;
             load_half(x + steps[n] + h * HALF, v);
             for (int r = 0; r < 4; ++r) acc[r] += v * static_cast<double>(table[n][r]);
         }
+#pragma GCC unroll 4
         for (std::size_t r = 0; r < 4; ++r) {
             settle(acc[r], shift);
             out[h * half + r] = acc[r];

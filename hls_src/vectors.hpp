@@ -21,6 +21,22 @@ using Ints = std::int32_t __attribute__((vector_size(4 * HALF)));
 // Integers of magnitude below 2**51 are apart by 1 from here on: adding it and taking it away rounds to nearest.
 inline constexpr double MAGIC_ROUND = 6755399441055744.0;  // 1.5 * 2**52
 
+// Integers as reals and back by their bits, which every processor can do on vectors: the low bits of MAGIC_ROUND + n
+// are those of n, for |n| < 2**51.
+inline void as_bits(const Reals& v, Longs& bits) {
+    const Reals shifted = v + MAGIC_ROUND;
+    std::memcpy(&bits, &shifted, sizeof bits);
+}
+
+inline void to_reals(const Longs& n, Reals& v) {
+    constexpr std::int64_t MAGIC_BITS = 0x4338000000000000;
+    const Longs bits = n + MAGIC_BITS;
+    std::memcpy(&v, &bits, sizeof v);
+    v -= MAGIC_ROUND;
+}
+
+inline void to_reals(const Ints& n, Reals& v) { to_reals(__builtin_convertvector(n, Longs), v); }
+
 // Multiples of 2**-fraction, rounded half up: less than half a step moves the ties, and nothing else.
 // Vectors are passed by reference: by value, their calling convention would depend on the processor.
 inline void round_half_up(Reals& v, double less_than_a_step) {
