@@ -87,7 +87,8 @@ CIRC_KERNEL inline void reduce_channels(const Instruction& i, const RealFinish& 
                 for (std::uint32_t c = 0; c < i.out_channels; c += HALF) {
                     const std::uint32_t m = c / MAP_WORD;
                     Reals v, scale, bias, summand = {};
-                    reduce_window(i, at + m, rows.count, columns.count, factor + m, finish.curve_floor, shift, v);
+                    reduce_window(i, at + m, rows.count, columns.count, factor + m, finish.curve_floor, shift,
+                                  v);
                     if (finish.adds) load_channels(summands + m, summand);
                     std::memcpy(&scale, &entries.scale[c], sizeof scale);
                     std::memcpy(&bias, &entries.bias[c], sizeof bias);

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// CIRCULANT as a processor walks it: LANES output pixels side by side, plan.hpp says how. All spectra of the input
-// are formed first.
+// CIRCULANT as a processor walks it: LANES output pixels side by side, plan.hpp says how. All spectra of the
+// input are formed first.
 #pragma once
 
 #include <algorithm>
@@ -10,6 +10,7 @@
 #include "circ_spec.hpp"
 #include "finish.hpp"
 #include "kernels.hpp"
+#include "lane_sums.hpp"
 #include "mac.hpp"
 #include "plan.hpp"
 #include "tables.hpp"
@@ -19,11 +20,12 @@ namespace circ {
 
 class LaneUnit {
   public:
-    void execute(const Instruction& i, int width, const Plan& plan, const Table& table, const Magnitudes& magnitudes,
-                 const Entries& entries, Halves* map) {
+    void execute(const Instruction& i, int width, const Plan& plan, const Table& table,
+                 const Magnitudes& magnitudes, const Entries& entries, Halves* map) {
         width_ = width;
 
-        if (planes_.size() < std::size_t{plan.planes} * plan.plane) planes_.resize(std::size_t{plan.planes} * plan.plane);
+        if (planes_.size() < std::size_t{plan.planes} * plan.plane)
+            planes_.resize(std::size_t{plan.planes} * plan.plane);
         if (plan.padded) std::fill_n(planes_.begin(), std::size_t{plan.planes} * plan.plane, 0);
         if (!i.compressed()) {
             split_input(i, plan, map);
@@ -62,7 +64,8 @@ class LaneUnit {
 
     // Blocks of K channels; k = 1: of four.
     template <int K>
-    void outputs(const Instruction& i, const Plan& plan, const Table& table, const Entries& entries, Halves* map) {
+    void outputs(const Instruction& i, const Plan& plan, const Table& table, const Entries& entries,
+                 Halves* map) {
         const RealFinish finish(i, width_);
         const std::uint32_t blocks = (i.out_channels + K - 1) / K;
         for (const Tile& tile : plan.tiles) {
@@ -72,24 +75,28 @@ class LaneUnit {
                 for (std::uint32_t pool = 0; pool < plan.pools; ++pool) {
                     const std::uint32_t* steps = plan.steps.data() + std::size_t{pool} * plan.steps_of_result;
                     if (i.gathers() && (first == 0 || plan.pools > 1)) {  // the tile's windows as vectors
-                        gather_blocks<K>(planes_.data() + tile.position, steps, plan.steps_of_result, tile.count,
-                                         gathered_.data());
+                        gather_blocks<K>(planes_.data() + tile.position, steps, plan.steps_of_result,
+                                         tile.count, gathered_.data());
                     }
                     sums<K>(i, plan, table, tile, steps, at, first, count);
                     const std::uint32_t shift =
-                        (pool / i.pool_columns * i.out_width * i.pool_columns + pool % i.pool_columns) * i.add_pitch;
+                        (pool / i.pool_columns * i.out_width * i.pool_columns + pool % i.pool_columns) *
+                        i.add_pitch;
                     for (std::uint32_t r = 0; r < count; ++r) {
-                        const std::uint32_t c = (first + r) * K, channels = std::min(i.out_channels - c, std::uint32_t{K});
+                        const std::uint32_t c = (first + r) * K,
+                                            channels = std::min(i.out_channels - c, std::uint32_t{K});
                         for (std::uint32_t h = 0; h < tile.count; h += HALF) {
                             Reals* y = samples_[r][h / HALF];
                             if (i.compressed()) inverse_block<K>(y);
-                            finish_block(finish, y, SameEntry{&entries.scale[c], &entries.bias[c]}, 0, channels, map,
-                                         tile.residual + h, shift + c / 4, pool == 0, best_[r][h / HALF]);
+                            finish_block(finish, y, SameEntry{&entries.scale[c], &entries.bias[c]}, 0,
+                                         channels, map, tile.residual + h, shift + c / 4, pool == 0,
+                                         best_[r][h / HALF]);
                         }
                     }
                 }
                 for (std::uint32_t r = 0; r < count; ++r) {
-                    const std::uint32_t c = (first + r) * K, channels = std::min(i.out_channels - c, std::uint32_t{K});
+                    const std::uint32_t c = (first + r) * K,
+                                        channels = std::min(i.out_channels - c, std::uint32_t{K});
                     for (std::uint32_t h = 0; h < tile.count; h += HALF)
                         write_block(best_[r][h / HALF], channels, map, tile.pixel + h, c / 4, Tile::NONE);
                 }
@@ -99,19 +106,20 @@ class LaneUnit {
     }
 
     template <int K>
-    void sums(const Instruction& i, const Plan& plan, const Table& table, const Tile& tile, const std::uint32_t* steps,
-              std::size_t at, std::uint32_t first, std::uint32_t count) {
+    void sums(const Instruction& i, const Plan& plan, const Table& table, const Tile& tile,
+              const std::uint32_t* steps, std::size_t at, std::uint32_t first, std::uint32_t count) {
         const auto products = static_cast<std::uint32_t>(i.row_blocks());
         const RealShift shift(i.acc_shift);
         const std::int32_t* x = planes_.data() + tile.position;
         if (!i.compressed()) {
             const auto* weights =
                 reinterpret_cast<const Four*>(&table.plain[std::size_t{first} * plan.steps_of_result * 4]);
-            (narrow_[0] ? narrow_plain : wide_plain)(x, steps, plan.steps_of_result, weights, shift, samples_[0][0],
-                                                     MAX_BLOCK);
+            (narrow_[0] ? narrow_plain : wide_plain)(x, steps, plan.steps_of_result, weights, shift,
+                                                     samples_[0][0], MAX_BLOCK);
             return;
         }
-        Sums s{x, plan.plane, steps, products, nullptr, false, shift, nullptr, nullptr, MAX_BLOCK, 2 * MAX_BLOCK};
+        Sums s{x,     plan.plane, steps,   products,  nullptr,      false,
+               shift, nullptr,    nullptr, MAX_BLOCK, 2 * MAX_BLOCK};
         if (i.gathers()) {
             s.x = gathered_.data();
             s.plane = LANES;
