@@ -45,9 +45,11 @@ class Core {
         const spec::Status status = program_.load(in, limits);
         if (status != spec::Status::Ok) return status;
         const Header& header = program_.header();
-        std::uint64_t words = larger(header.input().end(), larger(header.output().end(), header.state().end()));
+        std::uint64_t words =
+            larger(header.input().end(), larger(header.output().end(), header.state().end()));
     ROOM:
-        for (std::uint32_t n = 0; n < program_.instructions(); ++n) words = larger(words, map_words(program_.code[n]));
+        for (std::uint32_t n = 0; n < program_.instructions(); ++n)
+            words = larger(words, map_words(program_.code[n]));
         image_words_ = static_cast<std::uint32_t>(words);
         images_ = 1;  // a sequence's steps follow one another
         if constexpr (Policy::IMAGES > 1) {
@@ -79,7 +81,8 @@ class Core {
             }
             images += real;
         WRITE:
-            for (std::uint32_t n = 0; n < real; ++n) write_image(out, maps(n), images == batch && n + 1 == real);
+            for (std::uint32_t n = 0; n < real; ++n)
+                write_image(out, maps(n), images == batch && n + 1 == real);
         }
         return spec::Status::Ok;
     }
@@ -131,13 +134,14 @@ class Core {
     WRITE:
         for (std::uint32_t n = 0; n < output.words; ++n) {
 #pragma HLS PIPELINE II = 1
-                const Word word = join(map[output.base + n]);
+            const Word word = join(map[output.base + n]);
             out.write(make_beat(word, batch_ends && n + 1 == output.words));
         }
     }
 
     Map map_;
-    std::uint32_t image_words_ = 0, images_ = 1;  // map words that the program's images take, images at a time
+    std::uint32_t image_words_ = 0,
+                  images_ = 1;  // map words that the program's images take, images at a time
     ProgramMemory<W, Capacity> program_;
     typename Unit<W, Capacity, Policy>::Type unit_;
     Capacity capacity_;

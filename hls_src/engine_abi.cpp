@@ -95,7 +95,7 @@ CIRC_EXPORT const char* circ_spec_hash() {
 
 // Images that are computed side by side: batches of a multiple of it waste nothing.
 CIRC_EXPORT int circ_tile() {
-    return 1;
+    return Policy::IMAGES;
 }
 
 // A core without a program, or null: no memory, or a width that the specification does not have.

@@ -30,7 +30,8 @@ struct RealFinish {
           width(core_width),
           curve_floor(floor),
           curve_ceiling(ceiling) {
-        static_assert(static_cast<int>(spec::Activation::Sigmoid) == 2 && static_cast<int>(spec::Activation::Tanh) == 3);
+        static_assert(static_cast<int>(spec::Activation::Sigmoid) == 2 &&
+                      static_cast<int>(spec::Activation::Tanh) == 3);
         if (i.activation == static_cast<std::uint32_t>(spec::Activation::Relu)) {
             floor = 0;
             ceiling = i.ceiling;
@@ -93,9 +94,10 @@ inline void bend(Reals& v, const RealFinish& finish) {
     const std::int32_t* of = CHORDS.of;
     const Ints chord{of[segment[0]], of[segment[1]], of[segment[2]], of[segment[3]],
                      of[segment[4]], of[segment[5]], of[segment[6]], of[segment[7]]};
-    const Ints y = (chord >> Chords::BITS) + ((chord & ((1 << Chords::BITS) - 1)) * position >> position_bits);
+    const Ints y =
+        (chord >> Chords::BITS) + ((chord & ((1 << Chords::BITS) - 1)) * position >> position_bits);
     const Ints signed_y = (x < 0 ? -y : y) + (finish.tanh ? 0 : 1 << (spec::ACTIVATION_FRAC_BITS - 1));
-    v = __builtin_convertvector((signed_y + (1 << (drop - 1))) >> drop, Reals);
+    to_reals((signed_y + (1 << (drop - 1))) >> drop, v);
     clamp(v, finish.curve_floor, finish.curve_ceiling);
 }
 
@@ -104,9 +106,9 @@ inline void bend(Reals& v, const RealFinish& finish) {
 //   residual  pixels of the residual operand; `offset` words behind them is that of channel 0
 //   begins    there are no results yet
 template <class Entries>
-CIRC_KERNEL void finish_block(const RealFinish& finish, const Reals* y, const Entries& entries, std::uint32_t h,
-                              std::uint32_t channels, const Halves* map, const std::uint32_t* residual,
-                              std::uint32_t offset, bool begins, Reals* best) {
+CIRC_KERNEL void finish_block(const RealFinish& finish, const Reals* y, const Entries& entries,
+                              std::uint32_t h, std::uint32_t channels, const Halves* map,
+                              const std::uint32_t* residual, std::uint32_t offset, bool begins, Reals* best) {
     const RealFinish f = finish;  // a copy, which no store can change
     for (std::uint32_t n = 0; n < channels; n += 4) {
         Longs words = {};
@@ -135,11 +137,13 @@ CIRC_KERNEL inline void write_block(const Reals* values, std::uint32_t channels,
     for (std::uint32_t n = 0; n < channels; n += 4) {
         Longs words = {};
         each<4>([&](auto e) {
-            const Longs v = __builtin_convertvector(values[n + e], Longs);
+            Longs v;
+            as_bits(values[n + e], v);
             words |= (v & 0xFFFF) << (16 * e);
         });
         for (std::uint32_t l = 0; l < HALF; ++l) {
-            if (pixels[l] < end && pixels[l] + offset + n / 4 < end) unpack(words[l], map[pixels[l] + offset + n / 4]);
+            if (pixels[l] < end && pixels[l] + offset + n / 4 < end)
+                unpack(words[l], map[pixels[l] + offset + n / 4]);
         }
     }
 }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// CIRCULANT as a processor walks it: LANES output pixels side by side, plan.hpp says how. All spectra of the input
-// are formed first.
+// CIRCULANT as a processor walks it: LANES output pixels side by side, plan.hpp says how. All spectra of the
+// input are formed first.
 #pragma once
 
 #include <algorithm>
@@ -10,6 +10,7 @@
 #include "circ_spec.hpp"
 #include "finish.hpp"
 #include "kernels.hpp"
+#include "lane_sums.hpp"
 #include "mac.hpp"
 #include "plan.hpp"
 #include "tables.hpp"
@@ -19,11 +20,12 @@ namespace circ {
 
 class LaneUnit {
   public:
-    void execute(const Instruction& i, int width, const Plan& plan, const Table& table, const Magnitudes& magnitudes,
-                 const Entries& entries, Halves* map) {
+    void execute(const Instruction& i, int width, const Plan& plan, const Table& table,
+                 const Magnitudes& magnitudes, const Entries& entries, Halves* map) {
         width_ = width;
-        magnitudes_ = &magnitudes;
-        if (planes_.size() < std::size_t{plan.planes} * plan.plane) planes_.resize(std::size_t{plan.planes} * plan.plane);
+
+        if (planes_.size() < std::size_t{plan.planes} * plan.plane)
+            planes_.resize(std::size_t{plan.planes} * plan.plane);
         if (plan.padded) std::fill_n(planes_.begin(), std::size_t{plan.planes} * plan.plane, 0);
         if (!i.compressed()) {
             split_input(i, plan, map);
@@ -39,11 +41,14 @@ class LaneUnit {
                     gathered_.resize(std::size_t{i.in_blocks()} * K * LANES);
                     gathered_steps_.resize(i.in_blocks());
                     for (std::uint32_t j = 0; j < i.in_blocks(); ++j) gathered_steps_[j] = j * K * LANES;
+                    // invariant: no part of a spectrum exceeds K times its largest element, and K roundings
+                    const Ints bound = (peaks_[0] + 1) * K;
+                    for (std::uint32_t w = 0; w < K / 2; ++w) narrow_[w] = magnitudes.fit(w, bound);
                 } else {
                     std::fill_n(peaks_, K / 2, Ints{});
                     for (const Group& group : plan.groups)
                         forward_group<K>(map, group, i.in_channels, plan.plane, planes_.data(), peaks_);
-                    for (std::uint32_t w = 0; w < K / 2; ++w) narrow_[w] = magnitudes_->fit(w, peaks_[w]);
+                    for (std::uint32_t w = 0; w < K / 2; ++w) narrow_[w] = magnitudes.fit(w, peaks_[w]);
                 }
                 outputs<K>(i, plan, table, entries, map);
             }
@@ -59,7 +64,8 @@ class LaneUnit {
 
     // Blocks of K channels; k = 1: of four.
     template <int K>
-    void outputs(const Instruction& i, const Plan& plan, const Table& table, const Entries& entries, Halves* map) {
+    void outputs(const Instruction& i, const Plan& plan, const Table& table, const Entries& entries,
+                 Halves* map) {
         const RealFinish finish(i, width_);
         const std::uint32_t blocks = (i.out_channels + K - 1) / K;
         for (const Tile& tile : plan.tiles) {
@@ -68,22 +74,29 @@ class LaneUnit {
                 count = i.compressed() ? Table::group(blocks - first) : 1;
                 for (std::uint32_t pool = 0; pool < plan.pools; ++pool) {
                     const std::uint32_t* steps = plan.steps.data() + std::size_t{pool} * plan.steps_of_result;
-                    if (i.gathers() && (first == 0 || plan.pools > 1)) gather<K>(i, plan, tile, steps);
+                    if (i.gathers() && (first == 0 || plan.pools > 1)) {  // the tile's windows as vectors
+                        gather_blocks<K>(planes_.data() + tile.position, steps, plan.steps_of_result,
+                                         tile.count, gathered_.data());
+                    }
                     sums<K>(i, plan, table, tile, steps, at, first, count);
                     const std::uint32_t shift =
-                        (pool / i.pool_columns * i.out_width * i.pool_columns + pool % i.pool_columns) * i.add_pitch;
+                        (pool / i.pool_columns * i.out_width * i.pool_columns + pool % i.pool_columns) *
+                        i.add_pitch;
                     for (std::uint32_t r = 0; r < count; ++r) {
-                        const std::uint32_t c = (first + r) * K, channels = std::min(i.out_channels - c, std::uint32_t{K});
+                        const std::uint32_t c = (first + r) * K,
+                                            channels = std::min(i.out_channels - c, std::uint32_t{K});
                         for (std::uint32_t h = 0; h < tile.count; h += HALF) {
                             Reals* y = samples_[r][h / HALF];
                             if (i.compressed()) inverse_block<K>(y);
-                            finish_block(finish, y, SameEntry{&entries.scale[c], &entries.bias[c]}, 0, channels, map,
-                                         tile.residual + h, shift + c / 4, pool == 0, best_[r][h / HALF]);
+                            finish_block(finish, y, SameEntry{&entries.scale[c], &entries.bias[c]}, 0,
+                                         channels, map, tile.residual + h, shift + c / 4, pool == 0,
+                                         best_[r][h / HALF]);
                         }
                     }
                 }
                 for (std::uint32_t r = 0; r < count; ++r) {
-                    const std::uint32_t c = (first + r) * K, channels = std::min(i.out_channels - c, std::uint32_t{K});
+                    const std::uint32_t c = (first + r) * K,
+                                        channels = std::min(i.out_channels - c, std::uint32_t{K});
                     for (std::uint32_t h = 0; h < tile.count; h += HALF)
                         write_block(best_[r][h / HALF], channels, map, tile.pixel + h, c / 4, Tile::NONE);
                 }
@@ -92,27 +105,21 @@ class LaneUnit {
         }
     }
 
-    // The tile's windows as vectors: spectra to gathered_, which are planes of LANES positions.
     template <int K>
-    void gather(const Instruction& i, const Plan& plan, const Tile& tile,
-                const std::uint32_t* steps) {
-        std::fill_n(peaks_, K / 2, Ints{});
-        gather_blocks<K>(planes_.data() + tile.position, steps, plan.steps_of_result, tile.count, gathered_.data(), peaks_);
-        for (std::uint32_t w = 0; w < i.block_words(); ++w) narrow_[w] = magnitudes_->fit(w, peaks_[w]);
-    }
-
-    template <int K>
-    void sums(const Instruction& i, const Plan& plan, const Table& table, const Tile& tile, const std::uint32_t* steps,
-              std::size_t at, std::uint32_t first, std::uint32_t count) {
+    void sums(const Instruction& i, const Plan& plan, const Table& table, const Tile& tile,
+              const std::uint32_t* steps, std::size_t at, std::uint32_t first, std::uint32_t count) {
         const auto products = static_cast<std::uint32_t>(i.row_blocks());
         const RealShift shift(i.acc_shift);
         const std::int32_t* x = planes_.data() + tile.position;
         if (!i.compressed()) {
-            const auto* quads = reinterpret_cast<const Quad*>(&table.plain[std::size_t{first} * products * 16]);
-            (narrow_[0] ? narrow_plain : wide_plain)(x, plan.plane, steps, products, quads, shift, samples_[0][0], MAX_BLOCK);
+            const auto* weights =
+                reinterpret_cast<const Four*>(&table.plain[std::size_t{first} * plan.steps_of_result * 4]);
+            (narrow_[0] ? narrow_plain : wide_plain)(x, steps, plan.steps_of_result, weights, shift,
+                                                     samples_[0][0], MAX_BLOCK);
             return;
         }
-        Sums s{x, plan.plane, steps, products, nullptr, false, shift, nullptr, nullptr, MAX_BLOCK, 2 * MAX_BLOCK};
+        Sums s{x,     plan.plane, steps,   products,  nullptr,      false,
+               shift, nullptr,    nullptr, MAX_BLOCK, 2 * MAX_BLOCK};
         if (i.gathers()) {
             s.x = gathered_.data();
             s.plane = LANES;
@@ -138,7 +145,6 @@ class LaneUnit {
     std::vector<std::int32_t> planes_, gathered_;
     std::vector<std::uint32_t> gathered_steps_;
     int width_ = 0;
-    const Magnitudes* magnitudes_ = nullptr;
     Ints peaks_[MAX_BLOCK / 2];
     bool narrow_[MAX_BLOCK / 2];
     Reals samples_[4][2][MAX_BLOCK] = {}, best_[4][2][MAX_BLOCK] = {};

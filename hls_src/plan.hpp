@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// How a processor lays out an instruction: LANES neighbouring output pixels are computed side by side, so that what
-// a tap sees of them has to lie side by side too. Made when a program is loaded.
+// How a processor lays out an instruction: LANES neighbouring output pixels are computed side by side, so
+// that what a tap sees of them has to lie side by side too. Made when a program is loaded.
 //
-// The input is kept as planes, one for each element or part of a spectral word. With a stride (or pooling, which
-// makes output pixels as far apart) of s, a plane is split by row and column modulo s, and pixel (y, x) lies at
-// (y / s, x / s) of its part: neighbouring outputs then see neighbours through every tap.
+// The input is kept as planes, one for each element or part of a spectral word. With a stride (or pooling,
+// which makes output pixels as far apart) of s, a plane is split by row and column modulo s, and pixel (y, x)
+// lies at (y / s, x / s) of its part: neighbouring outputs then see neighbours through every tap.
 #pragma once
 
 #include <cstdint>
@@ -17,8 +17,8 @@ namespace circ {
 
 inline constexpr std::uint32_t LANES = 16;
 
-// Up to LANES input pixels: the map words where they begin, and their positions in a plane. Surplus lanes repeat
-// the last pixel.
+// Up to LANES input pixels: the map words where they begin, and their positions in a plane. Surplus lanes
+// repeat the last pixel.
 struct Group {
     std::uint32_t count;
     std::uint32_t from[LANES], to[LANES];
@@ -35,7 +35,7 @@ struct Tile {
 struct Axis {
     std::uint32_t size, out, taps, stride, pad, pool;
 
-    std::uint32_t step() const { return stride * pool; }             // input from an output to the next
+    std::uint32_t step() const { return stride * pool; }                // input from an output to the next
     std::uint32_t reach() const { return (pool - 1) * stride + taps; }  // that an output sees
     std::uint32_t phases() const { return reach() < step() ? reach() : step(); }
     std::uint32_t grid() const { return out + (reach() - 1) / step(); }
@@ -46,14 +46,16 @@ class Plan {
     // Planes of `images` images that lie `image_words` apart; false if that takes more room than it is worth.
     bool make(const Instruction& i, std::uint32_t images, std::uint32_t image_words) {
         const Axis rows{i.in_height, i.out_height, i.tap_rows, i.stride_rows, i.pad_top, i.pool_rows};
-        const Axis columns{i.in_width, i.out_width, i.tap_columns, i.stride_columns, i.pad_left, i.pool_columns};
+        const Axis columns{i.in_width,       i.out_width, i.tap_columns,
+                           i.stride_columns, i.pad_left,  i.pool_columns};
         const bool spectra = i.compressed() && !i.gathers();
         per_phase = spectra ? 2 * i.in_blocks() * i.block_words() : pixel_words(i.in_channels) * MAP_WORD;
         const std::uint64_t area = std::uint64_t{rows.grid()} * columns.grid();
-        const std::uint64_t wide = (area * images + LANES - 1) / LANES * LANES + LANES;  // a tile may begin at the end
+        const std::uint64_t wide =
+            (area * images + LANES - 1) / LANES * LANES + LANES;  // a tile may begin at the end
         const std::uint64_t all = std::uint64_t{rows.phases()} * columns.phases() * per_phase;
         pools = i.pool_rows * i.pool_columns;
-        steps_of_result = i.gathers() ? i.taps() * i.in_channels : static_cast<std::uint32_t>(i.row_blocks());
+        steps_of_result = spectra ? static_cast<std::uint32_t>(i.row_blocks()) : i.taps() * i.in_channels;
         if (wide > MOST || all * wide > MOST || std::uint64_t{pools} * steps_of_result > MOST) return false;
         plane = static_cast<std::uint32_t>(wide);
         planes = static_cast<std::uint32_t>(all);
@@ -70,10 +72,11 @@ class Plan {
     std::uint32_t per_phase = 0;
     std::uint32_t pools = 0, steps_of_result = 0;
     std::uint32_t outputs = 0;
-    bool padded = false;              // some position is zero because no pixel is there
-    std::vector<Group> groups;        // input
-    std::vector<Tile> tiles;          // output
-    std::vector<std::uint32_t> steps;  // for each result of a pool, the number that each of its steps begins with
+    bool padded = false;        // some position is zero because no pixel is there
+    std::vector<Group> groups;  // input
+    std::vector<Tile> tiles;    // output
+    std::vector<std::uint32_t>
+        steps;  // for each result of a pool, the number that each of its steps begins with
 
   private:
     static constexpr std::uint32_t MOST = 1 << 22;
@@ -88,7 +91,8 @@ class Plan {
                 const std::uint32_t first = (fy * columns.phases() + fx) * per_phase * plane;
                 for (std::uint32_t n = 0; n < images; ++n) {
                     for (std::uint32_t gy = 0; gy < rows.grid(); ++gy) {
-                        const std::uint32_t y = gy * rows.step() + fy - i.pad_top;  // wraps where it is negative
+                        const std::uint32_t y =
+                            gy * rows.step() + fy - i.pad_top;  // wraps where it is negative
                         for (std::uint32_t gx = 0; gx < columns.grid(); ++gx) {
                             const std::uint32_t x = gx * columns.step() + fx - i.pad_left;
                             if (y >= i.in_height || x >= i.in_width) continue;
@@ -150,8 +154,8 @@ class Plan {
         steps.clear();
         steps.reserve(std::size_t{pools} * steps_of_result);
         const bool spectra = i.compressed() && !i.gathers();
-        const std::uint32_t blocks = i.gathers() ? i.in_channels : i.in_blocks();
-        const std::uint32_t block_planes = i.gathers() ? 1 : spectra ? 2 * i.block_words() : MAP_WORD;
+        const std::uint32_t blocks = spectra ? i.in_blocks() : i.in_channels;
+        const std::uint32_t block_planes = spectra ? 2 * i.block_words() : 1;
         for (std::uint32_t pool = 0; pool < pools; ++pool) {
             for (std::uint32_t tap = 0; tap < i.taps(); ++tap) {
                 const std::uint32_t y = pool / i.pool_columns * i.stride_rows + tap / i.tap_columns;

@@ -8,7 +8,7 @@
 #include <vector>
 
 #include "image.hpp"
-#include "kernels.hpp"
+#include "lane_sums.hpp"
 #include "mac.hpp"
 
 namespace circ {
@@ -47,22 +47,27 @@ struct Magnitudes {
 
 // Weights of an instruction in the order in which its sums take them: rows in groups of 4, then 2 or 1.
 struct Table {
-    std::vector<Triple> factors;             // group by group, word by word, step by step, row by row
-    std::vector<std::int32_t> plain;         // k = 1: by four outputs, step by step, output by output
+    std::vector<Triple> factors;  // group by group, word by word, step by step, row by row
+    std::vector<std::int32_t>
+        plain;  // k = 1: by four outputs, tap by tap and channel by channel, output by output
 
     template <class Weights>
     void make(const Instruction& i, Weights& weights) {
-        const std::uint32_t half = i.block_words(), row = i.row_words(), steps = row / half, rows = i.out_blocks();
+        const std::uint32_t half = i.block_words(), row = i.row_words(), steps = row / half,
+                            rows = i.out_blocks();
         factors.clear();
         plain.clear();
         if (!i.compressed()) {
-            plain.resize(std::size_t{(rows + 3) / 4} * steps * 16);
+            const std::uint32_t pixel =
+                i.in_blocks() * MAP_WORD;  // elements that have weights, zeros included
+            plain.resize(std::size_t{(rows + 3) / 4} * i.taps() * i.in_channels * 4);
             for (std::uint32_t r = 0; r < rows; ++r) {
-                for (std::uint32_t n = 0; n < row; ++n) {
-                    const auto& word = weights[i.weight_base + r * row + n];
-                    std::int32_t* to = &plain[((std::size_t{r / 4} * steps + n / 2) * 4 + r % 4) * 4 + n % 2 * 2];
-                    to[0] = word.re;
-                    to[1] = word.im;
+                std::int32_t* to = &plain[std::size_t{r / 4} * i.taps() * i.in_channels * 4 + r % 4];
+                for (std::uint32_t n = 0; n < 2 * row; ++n) {
+                    if (n % pixel >= i.in_channels) continue;
+                    const auto& word = weights[i.weight_base + r * row + n / 2];
+                    *to = n % 2 == 0 ? word.re : word.im;
+                    to += 4;
                 }
             }
             return;
@@ -98,6 +103,39 @@ struct Entries {
         for (std::uint32_t c = 0; c < i.out_channels; ++c) {
             scale[c] = affine[i.affine_base + c].scale;
             bias[c] = static_cast<double>(affine[i.affine_base + c].bias);
+        }
+    }
+};
+
+// Weights and affine entries of LANES block rows side by side, zero where there are no more.
+struct RowTable {
+    std::vector<std::int16_t>
+        weights;                      // rows by LANES, word by word, step by step, re before im, lane by lane
+    std::vector<double> scale, bias;  // rows by LANES, channel of a block by channel, lane by lane
+
+    template <class Program>
+    void make(const Instruction& i, Program& program) {
+        const std::uint32_t rows = i.out_blocks(), k = i.block_size(), half = i.block_words(),
+                            row = i.row_words();
+        const std::uint32_t groups = (rows + LANES - 1) / LANES, steps = row / half;
+        weights.assign(std::size_t{groups} * row * 2 * LANES, 0);
+        scale.assign(std::size_t{groups} * k * LANES + 3 * LANES, 0);  // k = 1: read by fours
+        bias.assign(scale.size(), 0);
+        for (std::uint32_t r = 0; r < rows; ++r) {
+            for (std::uint32_t n = 0; n < row; ++n) {
+                const auto& word = program.weights[i.weight_base + r * row + n];
+                // k = 1: words follow one another as they are used
+                const std::uint32_t place = i.compressed() ? n % half * steps + n / half : n;
+                std::int16_t* to = &weights[(std::size_t{r / LANES} * row + place) * 2 * LANES + r % LANES];
+                to[0] = word.re;
+                to[LANES] = word.im;
+            }
+            for (std::uint32_t n = 0; n < k && r * k + n < i.out_channels; ++n) {
+                const auto& entry = program.affine[i.affine_base + r * k + n];
+                const std::size_t to = (std::size_t{r / LANES} * k + n) * LANES + r % LANES;
+                scale[to] = entry.scale;
+                bias[to] = static_cast<double>(entry.bias);
+            }
         }
     }
 };

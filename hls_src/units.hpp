@@ -36,7 +36,8 @@ class PlannedUnit {
             }
             order.alone = order.one.make(i, 1, image_words) ? Way::Lanes : Way::Window;
             if (order.alone == Way::Window) continue;
-            order.together = images > 1 && order.one.outputs < LANES && order.all.make(i, images, image_words);
+            order.together =
+                images > 1 && order.one.outputs < LANES && order.all.make(i, images, image_words);
             order.magnitudes.make(i, program.weights);
             if (rows_pay(i, order.one)) {
                 order.alone = Way::Rows;

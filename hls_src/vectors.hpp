@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// Arithmetic of a processor's units: integers as doubles, which are exact below 2**53, and all numbers of the core
-// are. Eight lanes make a vector. The transforms are those of transform.hpp with lengths known at compile time.
+// Arithmetic of a processor's units: integers as doubles, which are exact below 2**53, and all numbers of the
+// core are. Eight lanes make a vector. The transforms are those of transform.hpp with lengths known at
+// compile time.
 #pragma once
 
 #include <cstdint>
@@ -18,8 +19,27 @@ using Reals = double __attribute__((vector_size(8 * HALF)));
 using Longs = std::int64_t __attribute__((vector_size(8 * HALF)));
 using Ints = std::int32_t __attribute__((vector_size(4 * HALF)));
 
-// Integers of magnitude below 2**51 are apart by 1 from here on: adding it and taking it away rounds to nearest.
+// Integers of magnitude below 2**51 are apart by 1 from here on: adding it and taking it away rounds to
+// nearest.
 inline constexpr double MAGIC_ROUND = 6755399441055744.0;  // 1.5 * 2**52
+
+// Integers as reals and back by their bits, which every processor can do on vectors: the low bits of
+// MAGIC_ROUND + n are those of n, for |n| < 2**51.
+inline void as_bits(const Reals& v, Longs& bits) {
+    const Reals shifted = v + MAGIC_ROUND;
+    std::memcpy(&bits, &shifted, sizeof bits);
+}
+
+inline void to_reals(const Longs& n, Reals& v) {
+    constexpr std::int64_t MAGIC_BITS = 0x4338000000000000;
+    const Longs bits = n + MAGIC_BITS;
+    std::memcpy(&v, &bits, sizeof v);
+    v -= MAGIC_ROUND;
+}
+
+inline void to_reals(const Ints& n, Reals& v) {
+    to_reals(__builtin_convertvector(n, Longs), v);
+}
 
 // Multiples of 2**-fraction, rounded half up: less than half a step moves the ties, and nothing else.
 // Vectors are passed by reference: by value, their calling convention would depend on the processor.
@@ -28,11 +48,9 @@ inline void round_half_up(Reals& v, double less_than_a_step) {
     v -= MAGIC_ROUND;
 }
 
-inline constexpr double power_of_two(int n) {
-    double v = 1;
-    for (; n > 0; --n) v *= 2;
-    for (; n < 0; ++n) v /= 2;
-    return v;
+constexpr double power_of_two(int n) {  // |n| < 63
+    return n >= 0 ? static_cast<double>(std::int64_t{1} << n)
+                  : 1.0 / static_cast<double>(std::int64_t{1} << -n);
 }
 
 // v / 2**shift rounded half up.
@@ -46,7 +64,9 @@ struct RealShift {
     }
 };
 
-inline void spread(double value, Reals& v) { v = value - Reals{}; }
+inline void spread(double value, Reals& v) {
+    v = value - Reals{};
+}
 
 inline void clamp(Reals& v, double low, double high) {
     Reals lows, highs;
