@@ -19,6 +19,7 @@ EXTRAS = {
     "cli": ["click>=8", "rich>=12", "tqdm>=4.60", "matplotlib>=3.5"],
     "data": ["pooch>=1.6", "scikit-learn>=1.1", "tqdm>=4.60"],
     "train": ["torch>=2.1", "scikit-learn>=1.1", "tqdm>=4.60"],
+    "onnx": ["onnx>=1.14"],
     "explore": ["click>=8", "rich>=12", "optuna>=3,<7", "matplotlib>=3.5"],
     "notebooks": ["jupyter>=1.0", "nbclient>=0.6", "ipykernel>=6", "matplotlib>=3.5"],
     # What pynq itself needs and does not say: it breaks with NumPy 2, its 3.x also with newer pycparser, setuptools.
@@ -32,7 +33,9 @@ engine = Extension(
     depends=[str(path.relative_to(HERE)) for path in sorted((HERE / "hls_src").glob("*.hpp"))],
     language="c++",
     # No -march: the source has its inner loops compiled for several x86-64 generations, chosen at load time.
-    extra_compile_args=["-std=c++17", "-O3", "-fvisibility=hidden", "-Wno-unknown-pragmas", "-Wno-unused-label"],
+    extra_compile_args=["-std=c++17", "-O3", "-fvisibility=hidden", "-ffp-contract=fast", "-fno-signed-zeros",
+                        "-ffinite-math-only", "-fno-trapping-math", "-Wno-unknown-pragmas",
+                        "-Wno-unused-label"],
     optional=True,
 )
 

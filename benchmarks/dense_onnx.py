@@ -65,7 +65,8 @@ def _operation(graph: _Graph, network: Network, op: Operation, batch: int) -> No
             value = graph.constant(f"{op.name}:s", np.reshape(factor, (-1, 1, 1)))
             scaled = graph.node("Mul", [scaled, value], f"{op.name}:scaled")
         if np.any(shift):
-            scaled = graph.node("Add", [scaled, graph.constant(f"{op.name}:b", shift.reshape(-1, 1, 1))], f"{op.name}:t")
+            value = graph.constant(f"{op.name}:b", shift.reshape(-1, 1, 1))
+            scaled = graph.node("Add", [scaled, value], f"{op.name}:shifted")
         graph.node("Identity", [scaled], out)
     if op.residual is not None:
         out = graph.node("Add", [out, op.residual], f"{op.name}:sum")
@@ -100,12 +101,13 @@ def _lstm(graph: _Graph, network: Network, steps: int) -> None:
 
 
 def dense_onnx(network: Network, *, batch: int, steps: int = 0) -> bytes:
-    """A serialised model: (batch, channels, height, width) float32 to the output map; sequences (steps, batch, features).
+    """A serialised model of (batch, channels, height, width) float32, or of sequences (steps, batch, features).
 
     Input scales stay with the host, as they cost the accelerator nothing either.
     """
     graph = _Graph()
-    assert network.input_shape is not None and network.output is not None
+    assert network.input_shape is not None
+    assert network.output is not None
     height, width, channels = network.input_shape
     if network.sequence:
         _lstm(graph, network, steps)

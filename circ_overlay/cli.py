@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Command line: ``circ-overlay info | run | models | data | explore``. Thin: the work is done in the package."""
+"""Command line: ``circ-overlay info | run | models | data | compile | explore``. Thin: the package does the work."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from rich.table import Table
 from tqdm import tqdm
 
 from . import __version__, bitstreams, datasets, models, spec
+from .cli_compile import compile_model
 from .cli_explore import explore
 from .engines import ENGINES, available_engines
 from .errors import CircOverlayError
@@ -52,6 +53,7 @@ def cli(verbose: bool) -> None:
     logging.basicConfig(level=logging.INFO if verbose else logging.WARNING, format="%(name)s: %(message)s")
 
 
+cli.add_command(compile_model)
 cli.add_command(explore)
 
 
@@ -93,6 +95,9 @@ def list_models() -> None:
     """List the networks of the zoo."""
     table = Table("model", "data", "layers", "k", "parameters", "compression", "what it is")
     for name, model in models.MODELS.items():
+        if not model.dataset:  # compiled when it is loaded
+            table.add_row(name, "none", *["-"] * 4, model.title)
+            continue
         program = models.load(name)
         maps = [la.target for la in program.layers if la.weights.size]
         sizes = "-".join(str(n) for n in (program.input.features, *(m.pixels * m.channels for m in maps)))
@@ -125,6 +130,10 @@ def data(names: tuple[str, ...]) -> None:
 @click.option("--limit", type=click.IntRange(min=1), help="Only the first N test samples.")
 @click.option("--engine", type=click.Choice(ENGINES), help="What computes on the emulated board.")
 @click.option("--batch", type=click.IntRange(min=1), help="Samples in one DMA transfer.")
+@click.option(
+    "--golden", type=click.IntRange(min=0),
+    help="Samples that the golden model computes too; default: all of a fully connected network's, 500 of another's.",
+)
 @click.option("--bitfile", type=click.Path(exists=True, dir_okay=False), help="Use this bitstream.")
 @click.option("--picture", type=click.Path(dir_okay=False, path_type=Path), help="Draw inputs with answers (.png).")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
@@ -134,6 +143,7 @@ def run(
     limit: int | None,
     engine: str | None,
     batch: int | None,
+    golden: int | None,
     bitfile: str | None,
     picture: Path | None,
     as_json: bool,
@@ -142,8 +152,10 @@ def run(
     if engine:
         os.environ["CIRC_OVERLAY_ENGINE"] = engine
     program, float_network, name, prepare = _resolve(model, dataset)
-    test = datasets.load(name, "test")
-    samples, labels = prepare(test.images)[:limit], test.labels[:limit]
+    samples, labels = _test_samples(name)
+    samples, labels = prepare(samples[:limit]), labels[:limit]
+    if golden is None and any(layer.source.pixels > 1 for layer in program.layers):
+        golden = 500
     # A sequence is as long as it likes; its steps have the input's shape.
     shape = np.shape(samples[0])[1:] if program.sequence else np.shape(samples[0])
     if math.prod(shape) != program.input.features:
@@ -159,7 +171,7 @@ def run(
         with _progress(len(samples), hidden=as_json) as progress:
             result, answers = evaluate(
                 overlay, program, samples, labels,
-                float_network=float_network, batch_size=batch, progress=progress,
+                float_network=float_network, batch_size=batch, golden_limit=golden, progress=progress,
             )  # fmt: skip
         result["overlay"] = overlay.describe()
     if picture is not None:
@@ -177,6 +189,8 @@ def _resolve(model: str, dataset: str | None) -> tuple[Program, Any, str, Callab
     """Program, its float network if known, data set, and what prepares that for it."""
     if model in models.MODELS:
         entry = models.MODELS[model]
+        if not entry.dataset:
+            raise click.ClickException(f"{model} has random weights: there is nothing to measure it on")
         return models.load(model), models.load_float(model), dataset or entry.dataset, entry.prepare
     if not Path(model).exists():
         raise click.ClickException(
@@ -188,7 +202,18 @@ def _resolve(model: str, dataset: str | None) -> tuple[Program, Any, str, Callab
         raise click.ClickException(
             f"{model} does not say what data it is for; give --dataset, one of {', '.join(datasets.DATASETS)}"
         )
+    if "front_end" in program.metadata:
+        return program, None, name, lambda recordings: models.features(program.metadata, recordings)
     return program, None, name, lambda images: images
+
+
+def _test_samples(name: str) -> tuple[Any, Any]:
+    """Images or recordings of a data set's test part, and their labels."""
+    if name in datasets.DATASETS and datasets.DATASETS[name].sound:
+        recordings = datasets.load_recordings(name, "test")
+        return recordings.recordings, recordings.labels
+    images = datasets.load(name, "test")
+    return images.images, images.labels
 
 
 @contextmanager
@@ -222,7 +247,8 @@ def _report(result: dict[str, Any], dataset: str) -> None:
         f"{unit}s": f"{result['images']:,}" + (f" of {result['steps']:,} steps" if unit == "sequence" else ""),
         "accuracy": f"float {_percent(accuracy['float'])}   golden {_percent(accuracy['golden'])}   "
         f"board {_percent(accuracy['board'])}",
-        "equal to golden": f"{result['equal_to_golden']:,} of {result['images']:,}, every bit of every output",
+        "equal to golden": f"{result['equal_to_golden']:,} of {result['compared_with_golden']:,} compared, "
+        "every bit of every output",
         "parameters": f"{result['parameters']:,} ({result['compression']:.1f} x fewer than dense)",
         "segments": f"{result['segments']}, loaded {result['program_loads']} times: {result['plan']}",
         "batches": f"{result['batches']} of up to {result['batch_size']}",

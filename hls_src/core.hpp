@@ -6,7 +6,6 @@
 #include "circ_spec.hpp"
 #include "image.hpp"
 #include "loader.hpp"
-#include "pixelwise.hpp"
 #include "policy.hpp"
 #include "types.hpp"
 #include "units.hpp"
@@ -54,8 +53,8 @@ class Core {
         if constexpr (Policy::IMAGES > 1) {
             if (!header.sequence() && words <= Policy::MAP_WORDS / Policy::IMAGES) images_ = Policy::IMAGES;
         }
-        map_.reserve(images_ * image_words_);
-        circulant_.prepare(program_, images_, image_words_);
+        map_.reserve(images_ * image_words_ + Policy::SLACK_WORDS);
+        unit_.prepare(program_, images_, image_words_);
         return status;
     }
 
@@ -76,12 +75,7 @@ class Core {
         INSTRUCTION:
             for (std::uint32_t n = 0; n < program_.instructions(); ++n) {
                 const Instruction i = program_.code[n];
-                if (i.is(spec::Opcode::Circulant)) {
-                    circulant_.execute(n, i, program_, maps(0), at_a_time);
-                } else {
-                PIXELWISE:
-                    for (std::uint32_t m = 0; m < real; ++m) pixelwise_.execute(i, program_, maps(m));
-                }
+                unit_.execute(n, i, program_, maps(0), at_a_time);
             }
             images += real;
         WRITE:
@@ -137,13 +131,7 @@ class Core {
     WRITE:
         for (std::uint32_t n = 0; n < output.words; ++n) {
 #pragma HLS PIPELINE II = 1
-            Word word = 0;
-        ELEMENT:
-            for (std::uint32_t e = 0; e < MAP_WORD; ++e) {
-#pragma HLS UNROLL
-                const auto value = static_cast<std::int16_t>(map[output.base + n].element[e]);
-                word |= static_cast<Word>(static_cast<std::uint16_t>(value)) << (16 * e);
-            }
+                const Word word = join(map[output.base + n]);
             out.write(make_beat(word, batch_ends && n + 1 == output.words));
         }
     }
@@ -151,8 +139,7 @@ class Core {
     Map map_;
     std::uint32_t image_words_ = 0, images_ = 1;  // map words that the program's images take, images at a time
     ProgramMemory<W, Capacity> program_;
-    typename CirculantUnit<W, Capacity, Policy>::Type circulant_;
-    PixelwiseUnit<W, Capacity> pixelwise_;
+    typename Unit<W, Capacity, Policy>::Type unit_;
     Capacity capacity_;
 };
 

@@ -17,16 +17,18 @@ namespace circ {
 
 inline constexpr std::uint32_t LANES = 16;
 
-// LANES input pixels: the map words where they begin, and their positions in a plane.
+// Up to LANES input pixels: the map words where they begin, and their positions in a plane. Surplus lanes repeat
+// the last pixel.
 struct Group {
+    std::uint32_t count;
     std::uint32_t from[LANES], to[LANES];
     bool side_by_side;  // positions follow one another
 };
 
-// LANES output pixels at neighbouring positions, of which some may be none.
+// Output pixels at up to LANES neighbouring positions, of which some may be none.
 struct Tile {
     static constexpr std::uint32_t NONE = 0xFFFFFFFF;
-    std::uint32_t position, pixel[LANES], residual[LANES];
+    std::uint32_t count, position, pixel[LANES], residual[LANES];
 };
 
 // Rows or columns of an instruction.
@@ -97,7 +99,7 @@ class Plan {
                             groups.back().from[filled] =
                                 n * image_words + i.in_base + (y * i.in_width + x) * i.in_pitch;
                             groups.back().to[filled] = first + (n * rows.grid() + gy) * columns.grid() + gx;
-                            ++filled;
+                            groups.back().count = ++filled;
                             ++count;
                         }
                     }
@@ -135,6 +137,7 @@ class Plan {
                     }
                     Tile& tile = tiles.back();
                     const std::uint32_t lane = position - tile.position;
+                    tile.count = lane + 1;
                     tile.pixel[lane] = n * image_words + i.out_base + (y * i.out_width + x) * i.out_pitch;
                     tile.residual[lane] = n * image_words + i.add_base +
                                           (y * i.pool_rows * result_width + x * i.pool_columns) * i.add_pitch;

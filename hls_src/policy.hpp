@@ -30,6 +30,7 @@ template <int ROWS_>
 struct Hardware {
     static constexpr int ROWS = ROWS_;
     static constexpr std::uint32_t IMAGES = 1;
+    static constexpr std::uint32_t SLACK_WORDS = 0;
 
     template <class F>
     static void with_block(int log2, F&& f) {
@@ -43,6 +44,7 @@ struct Processor {
     static constexpr int ROWS = ROWS_;
     static constexpr std::uint32_t IMAGES = 16;           // at a time,
     static constexpr std::uint32_t MAP_WORDS = 1u << 17;  // if their maps fill no more than that
+    static constexpr std::uint32_t SLACK_WORDS = 32;      // behind them: lanes read a block's words, used or not
 
     template <class F>
     static void with_block(int log2, F&& f) {

@@ -5,6 +5,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <cstring>
 #include <type_traits>
 
 #ifdef CIRC_AP_TYPES
@@ -159,5 +160,24 @@ template <class T>
 struct MapWord {
     T element[4];
 };
+
+// Its elements as int16, the first one lowest.
+template <class T>
+Word join(const MapWord<T>& word) {
+#pragma HLS INLINE
+    Word joined = 0;
+#if defined(__BYTE_ORDER__) && __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
+    if constexpr (std::is_same_v<T, std::int16_t>) {  // as it lies in a processor's memory
+        std::memcpy(&joined, &word, sizeof joined);
+        return joined;
+    }
+#endif
+    for (int n = 0; n < 4; ++n) {
+#pragma HLS UNROLL
+        const auto value = static_cast<std::int16_t>(word.element[n]);
+        joined |= static_cast<Word>(static_cast<std::uint16_t>(value)) << (16 * n);
+    }
+    return joined;
+}
 
 }  // namespace circ

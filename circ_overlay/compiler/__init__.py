@@ -6,7 +6,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -43,6 +43,7 @@ def compile(
     labels: Sequence[str] = (),
     metadata: dict[str, Any] | None = None,
     channels_last: bool = False,
+    block_size: int | Mapping[str, int] | None = None,
 ) -> Program:
     r"""Compile a float network for the core.
 
@@ -58,6 +59,9 @@ def compile(
     name, labels, metadata : stored in the program; they replace those of a Network.
     channels_last : the sample's images, and those that the program will take, are (height, width, channels), as
         files and cameras have them, though the network was written for (channels, height, width).
+    block_size : k to which the dense layers of a module or an ONNX model are projected, one for all or by layer
+        name; what is lost then is not made good by training. None: they stay as they are, k = 1 unless their weights
+        already are block-circulant.
 
     Returns
     -------
@@ -76,7 +80,7 @@ def compile(
         config = spec.CoreConfig(width=width)
     elif width not in (None, config.width):
         raise CompileError(f"width={width}, but the core of config has {config.width} bits; give one of them")
-    graph = _network(network, sample, channels_last)
+    graph = _network(network, sample, channels_last, block_size)
     lowered = calibrate(graph, sample, config.width)
     segments, tensors = cut(graph, lowered, config)
     return Program(
@@ -103,20 +107,26 @@ def _plain(ratios: list[float]) -> list[float | None]:
     return [round(ratio, 2) if np.isfinite(ratio) else None for ratio in ratios]
 
 
-def _network(network: Any, sample: Any, channels_last: bool) -> Network:
-    if isinstance(network, Network):
-        return replace(network, channels_first=False) if channels_last else network
-    if isinstance(network, Sequence) and not isinstance(network, str):
-        return Network(layers=tuple(network))
-    if isinstance(network, str) or hasattr(network, "__fspath__"):
+def _network(
+    network: Any, sample: Any, channels_last: bool, block_size: int | Mapping[str, int] | None
+) -> Network:
+    path = isinstance(network, str) or hasattr(network, "__fspath__")
+    if isinstance(network, Network) or (isinstance(network, Sequence) and not path):
+        if block_size is not None:
+            raise CompileError("block_size belongs to modules and ONNX models; these layers have their blocks")
+        plain = network if isinstance(network, Network) else Network(layers=tuple(network))
+        return replace(plain, channels_first=False) if channels_last else plain
+    if path or type(network).__name__ == "ModelProto":
         from .onnx_import import from_onnx
 
-        graph: Network = from_onnx(network, channels_last=channels_last)
+        graph: Network = from_onnx(network, channels_last=channels_last, block_size=block_size)
         return graph
     from .torch_import import from_torch
 
     if hasattr(network, "quantisers"):  # a model in quantisation-aware training brings its ranges along
         from .ranges import from_quantised
 
+        if block_size is not None:
+            raise CompileError("block_size: quantisation-aware training is over; compress the model before it")
         return from_quantised(network, sample, channels_last=channels_last)
-    return from_torch(network, sample, channels_last=channels_last)
+    return from_torch(network, sample, channels_last=channels_last, block_size=block_size)

@@ -9,10 +9,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .builder import Builder, Value, structure
+from .. import circulant
+from .builder import Builder, Value
 from .graph import filled
+from .structure import TOLERANCE, structure
 
-__all__ = ["gru", "lstm", "recurrent"]
+__all__ = ["columns", "gru", "lstm", "recurrent"]
 
 Floats = NDArray[np.float64]
 Weights = Mapping[str, Floats]
@@ -22,7 +24,8 @@ def _joined(of_x: Floats, of_h: Floats, features: int) -> Floats:
     """One matrix (p, q, 1, 1, k) on [x | h] of two on x and h, x being filled up to whole blocks or map words."""
     k = of_x.shape[2]
     gap = np.zeros((len(of_x), filled(features, k) // k - of_x.shape[1], k))
-    return np.concatenate([of_x, gap, of_h], 1)[:, :, None, None, :]
+    joined: Floats = np.concatenate([of_x, gap, of_h], 1)[:, :, None, None, :]
+    return joined
 
 
 def _gates(weights: Weights, part: str, count: int) -> list[Floats]:
@@ -129,6 +132,7 @@ def recurrent(builder: Builder, v: Value, m: Any, name: str) -> Value:
         builder.refuse(f"The bidirectional {name!r}", "steps come one by one: use one direction")
     if not getattr(m, "batch_first", True):
         builder.refuse(f"{name!r} with batch_first=False", "sequences come one by one, (steps, features)")
+    builder.expect(v, m.input_size)
     peephole = bool(getattr(m, "peephole", False))
     for layer in range(m.num_layers):
 
@@ -142,7 +146,7 @@ def recurrent(builder: Builder, v: Value, m: Any, name: str) -> Value:
         parts = ["ih", "hh", *(["hr"] if getattr(m, "proj_size", 0) else [])]
         weights: dict[str, Floats] = {part: array(f"weight_{part}") for part in parts}
         if weights["ih"].ndim == 2:  # torch's own: dense
-            weights = _columns(weights, gates)
+            weights = columns(weights, gates, builder.chosen(title))
         hidden = m.hidden_size
         bias = [array(f"bias_{part}") if m.bias else np.zeros(gates * hidden) for part in ("ih", "hh")]
         if gated:
@@ -157,14 +161,26 @@ def recurrent(builder: Builder, v: Value, m: Any, name: str) -> Value:
     return v
 
 
-def _columns(dense: Weights, gates: int) -> dict[str, Floats]:
+def columns(dense: Weights, gates: int, block_size: int | None = None) -> dict[str, Floats]:
     """First columns of dense matrices; those that read [x | h] get one block size."""
 
     def split(matrix: Floats, count: int, k: int | None) -> list[Floats]:
         return [structure(part[:, :, None, None], k)[:, :, 0, 0] for part in np.split(matrix, count)]
 
-    found = {part: split(matrix, 1 if part == "hr" else gates, None) for part, matrix in dense.items()}
+    found = {part: split(matrix, 1 if part == "hr" else gates, block_size) for part, matrix in dense.items()}
     sizes = {columns.shape[2] for part in ("ih", "hh") for columns in found[part]}
-    if len(sizes) > 1:
-        found |= {part: split(dense[part], gates, 1) for part in ("ih", "hh")}
+    if len(sizes) > 1:  # a few inputs alone do not tell which blocks they are in; k = 1 always is one
+        for k in sorted({*sizes, 1}, reverse=True):
+            tried = {part: split(dense[part], gates, k) for part in ("ih", "hh")}
+            if all(_is(tried[part], np.split(dense[part], gates)) for part in tried):
+                found |= tried
+                break
     return {part: np.concatenate(columns) for part, columns in found.items()}
+
+
+def _is(blocks: list[Floats], dense: list[Floats]) -> bool:
+    """Whether first columns are those of dense matrices."""
+    return all(
+        np.abs(circulant.expand(columns, *matrix.shape) - matrix).max() <= TOLERANCE * np.abs(matrix).max()
+        for columns, matrix in zip(blocks, dense)
+    )

@@ -79,8 +79,8 @@ def Conv2d(
     else:
         raise CompileError(f"{where}weight of shape {array.shape}: expected (p, q, r, s, k) or (out, in, r, s)")
     return Operation(
-        name=name, weight=array, in_channels=in_channels, out_channels=out_channels, taps=array.shape[2:4],
-        stride=_pair(stride), padding=_padding(padding), **rest,
+        name=name, weight=array, in_channels=in_channels, out_channels=out_channels,
+        taps=(array.shape[2], array.shape[3]), stride=_pair(stride), padding=_padding(padding), **rest,
     )  # fmt: skip
 
 

@@ -22,7 +22,8 @@ Ints = NDArray[np.int64]
 
 def _exact_matmul(a: Ints, b: Ints) -> Ints:
     """a @ b of integers whose sums of products stay below 2**53: exact in float64, and BLAS is fast at it."""
-    return np.rint(a.astype(np.float64) @ b.astype(np.float64)).astype(np.int64)
+    exact: Ints = np.rint(a.astype(np.float64) @ b.astype(np.float64)).astype(np.int64)
+    return exact
 
 
 def spectral_product(weights: Ints, spectra: Ints) -> Ints:
@@ -168,4 +169,5 @@ def apply(
     out = activate(round_shift(v, layer.affine_shift), layer.activation, width, layer.ceiling)
     rows, columns = layer.pool
     batch, height, columns_out, channels = len(out), layer.target.height, layer.target.width, layer.target.channels
-    return out.reshape(batch, height, rows, columns_out, columns, channels).max((2, 4))
+    pooled: Ints = out.reshape(batch, height, rows, columns_out, columns, channels).max((2, 4))
+    return pooled

@@ -90,7 +90,7 @@ def load_float(name: str) -> Network:
 
 
 def features(metadata: Mapping[str, Any], recordings: Any) -> list[NDArray[np.float32]]:
-    """Recordings as the sequences that a network for speech takes, by the front end in its (or a program's) metadata."""
+    """Recordings as the sequences that a network for speech takes, by the front end in its metadata."""
     from .speech import FrontEnd, log_mel, normalise
 
     stored = metadata["front_end"]

@@ -35,6 +35,7 @@ def take(name: str, trained: Path) -> None:
         network = network_from_arrays(arrays, name)
     else:
         network = _images(name, arrays)
+    network.metadata["float_accuracy"] = float(arrays["_accuracy" if "_accuracy" in arrays else "accuracy"])
     save_network(network, WEIGHTS / f"{name}.npz")
 
 

@@ -7,9 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from circ_overlay.models._patch import BlockCirculantPatchConv2d
 from circ_overlay.models.cost import SAMPLES, conv_cycles, input_cycles, words
-from circ_overlay.nn import BlockCirculantConv2d, BlockCirculantLinear
+from circ_overlay.nn import BlockCirculantConv2d, BlockCirculantLinear, BlockCirculantPatchConv2d
 
 __all__ = ["Estimate", "estimate"]
 

@@ -14,9 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from circ_overlay.models._patch import BlockCirculantPatchConv2d, patch_kernel
 from circ_overlay.models.networks import Unit
-from circ_overlay.nn import BlockCirculantConv2d, BlockCirculantLinear
+from circ_overlay.nn import BlockCirculantConv2d, BlockCirculantLinear, BlockCirculantPatchConv2d
 
 __all__ = ["expand", "expanded"]
 
@@ -38,16 +37,18 @@ def expand(weight: Tensor, out_features: int, in_features: int) -> Tensor:
     return grid.reshape(p * k, q * k, *taps)[:out_features, :in_features]
 
 
-def _dense_forward(layer: nn.Module, x: Tensor) -> Tensor:
+def _dense_forward(
+    layer: BlockCirculantLinear | BlockCirculantConv2d | BlockCirculantPatchConv2d, x: Tensor
+) -> Tensor:
+    weight = layer.weight if layer.rounding is None else layer.rounding(layer.weight)
     if isinstance(layer, BlockCirculantLinear):
-        return functional.linear(x, expand(layer.weight, layer.out_features, layer.in_features), layer.bias)
+        return functional.linear(x, expand(weight, layer.out_features, layer.in_features), layer.bias)
     if isinstance(layer, BlockCirculantConv2d):
-        kernel = expand(layer.weight, layer.out_channels, layer.in_channels)
+        kernel = expand(weight, layer.out_channels, layer.in_channels)
     else:
-        assert isinstance(layer, BlockCirculantPatchConv2d)
         rows, columns = layer.kernel_size
-        matrix = expand(layer.weight, layer.out_channels, rows * columns * layer.in_channels)
-        kernel = patch_kernel(matrix, layer.in_channels, rows, columns)
+        matrix = expand(weight, layer.out_channels, rows * columns * layer.in_channels)
+        kernel = matrix.reshape(-1, rows, columns, layer.in_channels).permute(0, 3, 1, 2)
     kernel = kernel.contiguous(memory_format=torch.channels_last)
     return functional.conv2d(x, kernel, layer.bias, layer.stride, layer.padding)
 

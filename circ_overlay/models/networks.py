@@ -11,9 +11,8 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from circ_overlay.models._patch import BlockCirculantPatchConv2d
 from circ_overlay.models.recipes import Scale
-from circ_overlay.nn import BlockCirculantConv2d, BlockCirculantLinear
+from circ_overlay.nn import BlockCirculantConv2d, BlockCirculantLinear, BlockCirculantPatchConv2d
 
 __all__ = ["NETWORKS", "Conv", "MnistLeNet", "PlainCnn", "ResNet", "Residual", "Unit", "cifar10_cnn", "svhn_cnn"]
 
@@ -160,12 +159,15 @@ def svhn_cnn() -> PlainCnn:
     """Return the network of street-view house numbers."""
     return PlainCnn(
         Conv(32, 3, 4, pool=2), Conv(64, 3, 8), Conv(128, 3, 8, pool=2), Conv(128, 3, 8), Conv(192, 3, 8, pool=8)
-    )
+    )  # fmt: skip
 
 
 def cifar10_cnn() -> PlainCnn:
     """Return the network chosen from the trade-off of cycles and accuracy."""
-    return PlainCnn(Conv(64, 4, 4, stride=2), Conv(128, 3, 16, stride=2), Conv(128, 3, 32), Conv(256, 3, 32, pool=8))
+    return PlainCnn(
+        Conv(64, 4, 4, stride=2), Conv(64, 3, 8, pool=2), Conv(128, 3, 8), Conv(128, 3, 16, pool=2), Conv(256, 3, 32),
+        Conv(256, 3, 32, pool=4),
+    )  # fmt: skip
 
 
 NETWORKS: Mapping[str, Callable[[], nn.Module]] = {

@@ -89,7 +89,8 @@ def mel_filters(front: FrontEnd) -> NDArray[np.float64]:
     corners = 700.0 * (10.0 ** (np.linspace(edges[0], edges[1], front.bands + 2) / 2595.0) - 1.0)
     bins = np.arange(front.frame // 2 + 1) * (front.sample_rate / front.frame)
     left, middle, right = (corners[i : i + front.bands, None] for i in range(3))
-    filters = np.minimum((bins - left) / (middle - left), (right - bins) / (right - middle)).clip(min=0.0)
+    rising, falling = (bins - left) / (middle - left), (right - bins) / (right - middle)
+    filters: NDArray[np.float64] = np.minimum(rising, falling).clip(min=0.0)
     filters.flags.writeable = False
     return filters
 

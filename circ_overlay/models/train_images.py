@@ -7,6 +7,7 @@ that of float32. The file holds the state dict of the averaged weights, in float
 """
 
 import argparse
+import functools
 import io
 import logging
 import math
@@ -77,10 +78,10 @@ RECIPES: Mapping[str, ImageRecipe] = {
     ),
     "svhn-cnn": ImageRecipe(dataset="svhn", schedule=_schedule(10, 5), margin=2),
     "cifar10-cnn": ImageRecipe(
-        dataset="cifar10", schedule=_schedule(40, 20, weight_decay=2e-4, smoothing=0.0), margin=2, flip=True
+        dataset="cifar10", schedule=_schedule(44, 10, weight_decay=2e-4, smoothing=0.0), margin=2, flip=True
     ),
     "cifar10-resnet": ImageRecipe(
-        dataset="cifar10", schedule=_schedule(14, 6), margin=2, flip=True, principal="stem1.conv"
+        dataset="cifar10", schedule=_schedule(24, 6), margin=2, flip=True, principal="stem1.conv"
     ),
 }
 """How each of `circ_overlay.models.networks.NETWORKS` is trained."""
@@ -198,12 +199,32 @@ def load_state(path: Path) -> dict[str, Tensor]:
         return {key: torch.from_numpy(arrays[key]) for key in arrays.files if not key.startswith("_")}
 
 
+def _started(build: Callable[[], nn.Module], start: Path) -> nn.Module:
+    """Make the network with the weights of a finished run."""
+    network = build()
+    network.load_state_dict(load_state(start))
+    return network
+
+
+def _second(recipe: ImageRecipe) -> ImageRecipe:
+    """Return the recipe of a run that goes on with trained weights."""
+    schedule = recipe.schedule
+    rate, whole = schedule.learning_rate / 4, schedule.epochs
+    return replace(
+        recipe, principal="", schedule=replace(schedule, learning_rate=rate, warmup_epochs=1, decay_epochs=whole)
+    )
+
+
 def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m circ_overlay.models.train_images", description=__doc__)
     parser.add_argument("name", choices=sorted(RECIPES), help="which network")
     parser.add_argument("--out", type=Path, required=True, metavar="FILE.npz", help="where to write the network")
     parser.add_argument("--seed", type=int, default=0, help="of every random draw (default 0)")
     parser.add_argument("--epochs", type=int, help="train this long instead of the recipe's number of epochs")
+    parser.add_argument(
+        "--start", type=Path, metavar="FILE.npz",
+        help="begin with the weights of a finished run, at a quarter of the step size that falls to zero all the way",
+    )
     parser.add_argument("--resume", action="store_true", help="go on from the checkpoint beside --out, if it exists")
     parser.add_argument("--log", type=Path, metavar="FILE", help="also write the log here")
     parser.add_argument("--threads", type=int, default=1, help="of torch; the result depends on it (default 1)")
@@ -226,6 +247,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     recipe = RECIPES[arguments.name]
     if arguments.epochs is not None:
         recipe = replace(recipe, schedule=replace(recipe.schedule, epochs=arguments.epochs))
+    build = NETWORKS[arguments.name]
+    if arguments.start is not None:
+        recipe = _second(recipe)
+        build = functools.partial(_started, build, arguments.start)
     split = load_split(recipe.dataset)
     if arguments.validate:
         split = split.validation(arguments.validate)
@@ -234,7 +259,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not arguments.resume:
         checkpoint.unlink(missing_ok=True)
     _LOG.info("seed %d, torch %s, %d threads, %r", arguments.seed, torch.__version__, arguments.threads, recipe)
-    network = train(NETWORKS[arguments.name], recipe, split, arguments.seed, checkpoint, arguments.name)
+    network = train(build, recipe, split, arguments.seed, checkpoint, arguments.name)
     result = score(network, split.test_images, split.test_labels)
     parameters = sum(parameter.numel() for parameter in network.parameters())
     held = f"last {arguments.validate} training" if arguments.validate else f"{len(split.test_labels)} test"

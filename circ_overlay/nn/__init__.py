@@ -16,6 +16,7 @@ except ModuleNotFoundError as error:
 
 from circ_overlay.nn.compress import CompressionReport, LayerReport, compress
 from circ_overlay.nn.conv import BlockCirculantConv2d
+from circ_overlay.nn.dense import to_dense
 from circ_overlay.nn.linear import BlockCirculantLinear
 from circ_overlay.nn.patch import BlockCirculantPatchConv2d
 from circ_overlay.nn.recurrent import BlockCirculantGRU, BlockCirculantLSTM
@@ -29,4 +30,5 @@ __all__ = [
     "CompressionReport",
     "LayerReport",
     "compress",
+    "to_dense",
 ]

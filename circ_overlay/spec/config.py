@@ -25,9 +25,9 @@ class CoreConfig:
     """
 
     width: int = 12
-    lanes: int = 54
+    lanes: int = 48
     samples: int = 4
-    weight_words: int = 65536
+    weight_words: int = 73728
     map_elements: int = 131072
     affine_channels: int = 4096
     instructions: int = MAX_LAYERS
