@@ -3,8 +3,8 @@
 
     python benchmarks/bench_zoo.py [--model NAME ...] [--batch 1 256] [--seconds 1]
 
-Both get their inputs laid out as they want them; only computing is timed, in turns, best of repeated runs. For a network
-on sequences a sample is one of 26 steps, the data set's mean. No figure here is the speed of any board.
+Both get their inputs laid out as they want them; only computing is timed, in turns, best of repeated runs. For a
+network on sequences a sample is one of 26 steps, the data set's mean. No figure here is the speed of any board.
 Target: ahead (ratio above 1) at batch 1 for every network, at 256 for the fully connected ones.
 """
 
