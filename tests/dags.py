@@ -105,10 +105,18 @@ def random_case(rng, layers):
     while True:
         network = random_dag(rng, layers)
         try:
-            lowered = lower(network, rng.normal(size=(4, *network.input_shape)))
+            shape = (4, *network.input_shape)
+            sample = rng.normal(size=shape) if rng.random() < 0.7 else rng.integers(0, 256, shape).astype(np.uint8)
+            lowered = lower(network, sample)
         except CompileError:  # a relu of nothing but negative numbers
             continue
         return network, lowered, program(network, lowered, HUGE)
+
+
+def inputs(rng, whole, count):
+    """Quantised inputs from the whole range of the program's port."""
+    low, high = (0, 256) if whole.input.storage == "uint8" else (-(1 << (BITS - 1)), 1 << (BITS - 1))
+    return rng.integers(low, high, (count, whole.input.features))
 
 
 def tight(rng, whole: Program) -> spec.CoreConfig:

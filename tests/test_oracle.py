@@ -10,7 +10,7 @@ import pytest
 from builders import convolution, layer, mlp, recurrent, samples, split_mlp
 from strategies import KINDS, MODES, input_words, random_batch, random_network
 
-from circ_overlay import golden, spec
+from circ_overlay import golden, spec, transfer
 from circ_overlay.compiler import CompileError
 from circ_overlay.engines import available_engines, create_engine
 from circ_overlay.program import Map, Port, Program
@@ -101,7 +101,7 @@ def test_compiled_networks():
     for seed in range(25):
         rng = np.random.default_rng(seed)
         network, lowered, whole = dags.random_case(rng, 5)
-        x = rng.integers(-2048, 2048, (1, whole.input.features))
+        x = dags.inputs(rng, whole, 1)
         expected = oracle.run_program(whole, x)
         np.testing.assert_array_equal(golden.run(whole, x), expected)
         try:
@@ -129,3 +129,16 @@ def test_channels_behind_those_of_the_source_do_not_count(k, gather):
     port, out = Port(shape=(3, 3, 4), frac=0, pixels=9), Port(shape=(3, 3, 6), frac=0, pixels=9)
     program = Program.chain(name="some", width=12, input=port, output=out, layers=(first, second))
     check(program, input_words(program, random_batch(rng, program, 2, "uniform")), 2)
+
+
+def test_nothing_stale_travels_with_an_image():
+    """Buffers are used again: the elements beyond a pixel's channels, and half of the last beat, are made zero."""
+    x = Map(height=3, width=1, channels=3)
+    la = layer(np.random.default_rng(0), x, Map(channels=2, base=x.end), k=8, gather=True, taps=(3, 1))
+    program = Program.chain(
+        name="odd", width=12, input=Port(shape=(3, 1, 3), frac=0, storage="uint8", pixels=3),
+        output=Port(shape=(2,), frac=0), layers=(la,),
+    )  # fmt: skip
+    elements = np.full((2, 16), 9, np.uint8)
+    transfer.pack(program, program.segments[0], {"input": np.ones((2, 3, 3), np.uint8)}, elements)
+    assert elements.tolist() == 2 * [3 * [1, 1, 1, 0] + 4 * [0]]

@@ -16,7 +16,7 @@ from circ_overlay.compiler import CompileError, Conv2d, Network
 def test_results_do_not_depend_on_the_size_of_the_core(seed):
     rng = np.random.default_rng(seed)
     network, lowered, whole = dags.random_case(rng, int(rng.integers(2, 8)))
-    x = rng.integers(-2048, 2048, (3, whole.input.features))
+    x = dags.inputs(rng, whole, 3)
     expected = golden.run(whole, x)
     for _ in range(5):
         try:
