@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from scipy.linalg import circulant as dense_circulant
 
 from circ_overlay import golden, spec
-from circ_overlay.compiler import CompileError, Linear, Network, compile
+from circ_overlay.compiler import AvgPool2d, CompileError, Linear, Network, Operation, compile
 from circ_overlay.compiler.quantise import snr_db
 
 
@@ -132,6 +132,43 @@ def test_channel_that_the_common_format_drowns_is_told(caplog):
     assert program.metadata["snr_db"][0] > 40
     assert program.metadata["worst_channel_snr_db"][0] < 10
     assert "a channel with a low SNR" in caplog.text and "'odd' (" in caplog.text
+
+
+def test_a_ceiling_limits_the_output_format():
+    """A relu that stops at 7.5 needs no room for 1.125 times that."""
+    x = np.linspace(-1, 1, 64)[:, None] * np.ones(4)
+    layer = Linear(weight=np.eye(4), block_size=1, scale=20.0, activation="relu", ceiling=7.5)
+    program = compile(Network(layers=(layer,)), x)
+    assert program.output.frac == 8
+    y = outputs(program, x)
+    np.testing.assert_allclose(y, np.clip(20 * x, 0, 7.5), atol=0.02)
+    assert y.max() == 7.5
+
+
+@pytest.mark.parametrize("width", [8, 16])
+def test_sums_of_many_large_values_do_not_saturate(width):
+    """26 bits of 1,024 values of 16 bits, of which the affine takes 25."""
+    x = np.broadcast_to(np.array([0.99, -0.99, 0.5, 0.01]), (3, 32, 32, 4))
+    program = compile(Network(layers=(AvgPool2d(32),), input_shape=(32, 32, 4)), x, width=width)
+    np.testing.assert_allclose(outputs(program, x), x.mean((1, 2)), atol=4 / 2**width)
+
+
+@pytest.mark.parametrize("width", [8, 12, 16])
+def test_products_of_large_values_do_not_saturate(width):
+    x = np.linspace(-0.99, 0.99, 96).reshape(12, 8)
+    square = Operation(name="square", kind="product", source="input", factor="input")
+    program = compile(Network(layers=(square,), input_shape=(1, 1, 8)), x, width=width)
+    np.testing.assert_allclose(outputs(program, x), x**2, atol=5 / 2**width)
+
+
+@pytest.mark.parametrize("scale", [0.01, 0.7, 1.0, 30.0])
+@pytest.mark.parametrize("shift", [0.0, 5.0])
+def test_affine_uses_its_fields(scale, shift):
+    rng = np.random.default_rng(0)
+    layer = Linear(weight=rng.normal(size=(3, 3, 4)), scale=scale, shift=shift)
+    (la,) = compile(Network(layers=(layer,)), rng.normal(size=(50, 12))).layers
+    halved = np.abs(la.scale).max() <= 1 << 16 and np.abs(la.bias).max() <= 1 << 38
+    assert la.affine_shift == spec.MAX_AFFINE_SHIFT or not halved
 
 
 def test_calibration_follows_the_integers_not_the_float_network():

@@ -129,6 +129,38 @@ def test_no_layer_can_overflow_the_accumulators():
         assert blocks * word <= 1 << (spec.ACC_BITS - 1)
 
 
+@pytest.mark.parametrize("k", [1, 4, 128])
+def test_largest_sums_are_exact_in_float64(k):
+    """MAX_TERMS products of 16 bits at their extremes, no two alike, against Python's integers."""
+    rng = np.random.default_rng(k)
+    low, high = limits(16)
+    assert spec.MAX_TERMS * low * low < 1 << 53
+    if k == 1:
+        source = Map(channels=spec.MAX_TERMS - 1)
+        weights = rng.integers(low, low + 2, (2, 1, spec.MAX_TERMS))
+        weights[1] = high - (weights[1] & 1)
+        layer = Layer(
+            source=source, target=Map(channels=2, base=source.end), weights=weights.reshape(2, -1, 2, 2),
+            scale=np.zeros(2, np.int32), bias=np.zeros(2, np.int64), out_frac=0,
+        )  # fmt: skip
+        x = rng.integers(low, low + 2, (1, 1, 1, source.channels))
+        got = golden.reduce(layer, x)[0, 0, 0]
+        values = x.ravel().tolist()
+        assert got.tolist() == [sum(a * b for a, b in zip(row[0].tolist(), values)) for row in weights]
+        return
+    blocks, top = spec.MAX_TERMS // k, 1 << (spec.spectrum_bits(16, k) - 1)
+    w, x = rng.integers(low, low + 2, (1, blocks, k // 2, 2)), rng.integers(top - 2, top, (1, blocks, k // 2, 2))
+    w[..., 1] = high - (w[..., 1] & 1)  # so that re * re and im * im do not cancel
+    got = golden.spectral_product(w, x)[0, 0]
+    for t in (0, 1, k // 2 - 1):
+        (a, b), (c, d) = (v[0, :, t].T.tolist() for v in (w, x))
+        re = sum(p * q for p, q in zip(a, c))
+        im = sum(p * q for p, q in zip(b, d))
+        cross = sum(p * v + q * u for p, q, u, v in zip(a, b, c, d))
+        assert got[t].tolist() == ([re - im, cross] if t else [re, im])
+    assert np.abs(got).max() > 1 << 46
+
+
 def test_spectral_weights_follow_the_column_convention():
     """One block, weights without rounding: W @ x of scipy's circulant, and not of its transpose."""
     k = 16

@@ -74,6 +74,14 @@ class _Placement:
             words[-1] = spec.pixel_words(self.shapes[sources[-1]][2])
             thing, pitch, offset = "+".join(sources), sum(words), 0
             height, width, _ = self.shapes[sources[0]]
+            cleared = self.states.keys() & set(sources)  # with the words around it, when a sequence begins
+            for name, part in zip(sources[:-1], words):
+                channels = self.shapes[name][2]
+                if part != spec.pixel_words(channels) and not cleared:  # words that nobody writes hold anything
+                    raise CompileError(
+                        f"tensor {name!r} of {channels} channels is joined with others in blocks of {align}, and its "
+                        f"map words do not fill those; give it a multiple of {align} channels"
+                    )
             for name, part in zip(sources, words):
                 entry = _Local(height, width, 0, self.shapes[name][2], thing, offset, pitch)
                 if self.local.setdefault(name, entry) != entry:
@@ -142,7 +150,11 @@ class _Placement:
             a, b = self.local[name], self.local[target]
             later = any(name in other.operands for other in self.items[when + 1 :])
             alike = (a.height, a.width, a.first, a.channels) == (b.height, b.width, b.first, b.channels)
-            alone = a.offset == b.offset == 0 and self.sizes.get(a.thing) == self.sizes.get(b.thing)
+            # Neither is joined with others, which would have to move along.
+            alone = all(t.offset == 0 and t.pitch == spec.pixel_words(t.channels) for t in (a, b))
+            # A window still reads its source when the first results are written.
+            if name in item.op.sources and (item.op.kind == "circulant" or item.op.taps != (1, 1)):
+                continue
             if later or not alike or not alone or item.op.pool != (1, 1) or a.thing == b.thing:
                 continue
             gone = b.thing

@@ -49,7 +49,8 @@ class Operation:
     name : for tables and messages; also the tensor it gives, unless `target` names another.
     kind : reduction over the window: "circulant", "max", "sum" or "product".
     source : tensor, "input" for the network's; None: what the operation before gives. Several ("circulant" only)
-        are taken as one vector, each but the last filled up to whole blocks.
+        are taken as one vector, each but the last filled up to whole blocks; unless a state is among them, its map
+        words have to fill those already.
     residual, factor : tensors: added before the activation; second factor of a "product".
     target : tensor that is written; a state (see Network) may be written again.
     weight : "circulant": (p, q, r, s, k) first columns, q block columns of a pixel; with `gather` (p, q, 1, 1, k),

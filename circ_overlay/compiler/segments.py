@@ -125,13 +125,18 @@ class _Planner:
         count = len(self.items)
         cost: list[float] = [0.0] + [math.inf] * count
         before = [0] * (count + 1)
+        refused: CompileError | None = None
         for first in range(count):
             if cost[first] == math.inf:
                 continue
             for end in range(first + 1, count + 1):
                 if not self._fits(self.items[first:end]):
                     break
-                segment = self.segment(first, end)
+                try:
+                    segment = self.segment(first, end)
+                except CompileError as error:  # cannot be cut here, but perhaps elsewhere
+                    refused = error
+                    continue
                 if segment is None:
                     continue
                 code = instructions(segment, self.config.width)
@@ -140,6 +145,8 @@ class _Planner:
                 if total < cost[end]:
                     cost[end], before[end] = total, first
         if cost[count] == math.inf:
+            if refused is not None:
+                raise refused
             stuck = max(n for n in range(count + 1) if cost[n] < math.inf)
             item = self.items[stuck]
             raise CompileError(f"{item.op.where}does not fit this core: {self.needs(stuck, stuck + 1)}")
