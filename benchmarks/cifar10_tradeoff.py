@@ -1,4 +1,3 @@
-#!/usr/bin/env python3
 # SPDX-License-Identifier: BSD-3-Clause
 """Cycles against accuracy: short trainings of candidates for cifar10-cnn, judged on held-out training images.
 
