@@ -161,6 +161,7 @@ def test_projection_of_a_module():
         (lambda x, a: functional.pad(a(x), (1, 1, 1, 1)).relu(), [C(3, 4, 1)], "give the padding to that layer"),
         (lambda x, a: functional.pad(a(x), (1, 1, 1, 1)), [C(3, 4, 1)], "give the padding to that layer"),
         (lambda x, a: a(x), [BlockCirculantConv2d(4, 4, 3, 4)], "A layer for 4 channels on 3"),
+        (lambda x, a: a(x), [C(5, 4, 3)], "A layer for 5 channels on 3.*need channels_last"),
         (lambda x, a: functional.max_pool2d(a(x), 2, ceil_mode=True), [C(3, 4, 1)], "last window is cut"),
         (lambda x, a: a(x).view(x.size(1), -1), [C(3, 4, 1)], "only size.0., the batch"),
         (lambda x, a: torch.softmax(a(x).mean((2, 3)), 0), [C(3, 4, 1)], "A softmax over dimension 0"),

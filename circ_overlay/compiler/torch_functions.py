@@ -296,7 +296,7 @@ class Functions:
         if open_batch and rest in ([-1], [v.features]):
             return self.builder.flatten(v, v.flat or "chw")
         if open_batch and all(isinstance(n, int) for n in rest):
-            return self.image(node, v, rest)
+            return self.image(node, v, [int(n) for n in rest])  # type: ignore[arg-type]
         return self.refuse(f"A reshape to {shape}", _RESHAPE)
 
     def unflatten(self, node: fx.Node) -> Value:
