@@ -96,10 +96,12 @@ class Weighted(Records):
         padding: tuple[int, int, int, int] = (0, 0, 0, 0),
     ) -> Value:  # fmt: skip
         """A convolution with a dense kernel (out, in, r, s), in whose weights blocks are looked for."""
-        self.expect(v, kernel.shape[1])
+        if v.shape[:2] != (1, 1):
+            self.expect(v, kernel.shape[1])
         found = of_kernel(kernel, self.chosen(name))
         result = self.conv(v, found.columns, len(kernel), name, bias=bias, stride=stride, padding=padding,
                            gather=found.gather, taps=(kernel.shape[2], kernel.shape[3]))  # fmt: skip
+        self.expect(v, kernel.shape[1])
         return self._gained(result, found.gains)
 
     def expect(self, v: Value, channels: int) -> None:
