@@ -4,7 +4,9 @@
 from __future__ import annotations
 
 import json
+import pickle
 import sys
+import zipfile
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -101,20 +103,27 @@ def read_samples(path: Path, limit: int) -> NDArray[Any] | list[NDArray[Any]]:
     """The first `limit` samples of a file; several arrays (steps, features) of an .npz are sequences."""
     try:
         held = np.load(path, allow_pickle=False)
-    except ValueError as error:
+    except (ValueError, EOFError, zipfile.BadZipFile, pickle.UnpicklingError) as error:
         raise CircOverlayError(f"{path} holds no plain arrays ({error}); use np.save or np.savez on numbers") from error
     if not isinstance(held, np.lib.npyio.NpzFile):
-        return np.asarray(held)[:limit]
+        return np.asarray(held[:limit] if held.ndim else held)
     with held:
         if not held.files:
             raise CircOverlayError(f"{path} holds no array")
-        for key in ("x", "images"):
-            if key in held.files:
-                return np.asarray(held[key])[:limit]
-        arrays = [np.asarray(held[key]) for key in held.files]
+        chosen = next(([key] for key in ("x", "images") if key in held.files), held.files)
+        try:
+            arrays = [np.asarray(held[key]) for key in chosen]
+        except ValueError as error:
+            raise CircOverlayError(f"{path}: {error}; use np.savez on numbers") from error
     if len(arrays) > 1 and all(a.ndim == 2 and a.shape[1] == arrays[0].shape[1] for a in arrays):
         return arrays[:limit]
-    return arrays[0][:limit]
+    first = arrays[0]
+    if first.ndim < 2 or first.dtype.kind not in "buif":
+        raise CircOverlayError(
+            f"{path}: {chosen[0]!r} is an array of {first.dtype} with the shape {first.shape}, no samples "
+            "(n, *shape of one); name the samples' array x"
+        )
+    return first[:limit]
 
 
 def _config(board: str | None, width: int | None, core: dict[str, int | None]) -> spec.CoreConfig:

@@ -86,7 +86,10 @@ class Port:
         ValueError
             `x` is not numeric, or no batch of samples: (batch, \\*shape) or (batch, features).
         """
-        array = np.asarray(x)
+        try:
+            array = np.asarray(x)
+        except ValueError as error:  # NumPy's message speaks of elements and sequences
+            raise ValueError(f"inputs of several shapes: expected each to be {self.shape}") from error
         if array.dtype.kind not in "buif":
             raise ValueError(f"input of dtype {array.dtype}: expected real numbers")
         if array.ndim and array.shape[1:] in (self.shape, (self.features,)):

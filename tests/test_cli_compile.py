@@ -2,6 +2,7 @@
 """circ-overlay compile: files in, a .circ file and a table out; the report behind it."""
 
 import json
+import zipfile
 
 import numpy as np
 import pytest
@@ -156,6 +157,26 @@ def test_errors_are_one_line(folder, model, message):
     assert re.search(message, text)
     assert "Traceback" not in text
     assert not (folder / "n.circ").exists()
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [(b"", "no plain arrays"), (b"PK\x03\x04 cut off", "no plain arrays"), (b"\x80\x04 pickle", "no plain arrays")],
+)
+def test_data_that_is_no_array(folder, content, message):
+    (folder / "d.npz").write_bytes(content)
+    assert message in call(f"{folder}/build.py:build", "--data", folder / "d.npz", "-o", folder / "n.circ", status=1)
+
+
+def test_data_that_are_no_samples(folder):
+    pytest.importorskip("torch")
+    for name, array, message in (("y", np.arange(40), "the samples' array x"), ("x", np.array("a"), "'x' is an array")):
+        np.savez(folder / "d.npz", **{name: array})
+        text = call(f"{folder}/build.py:build", "--data", folder / "d.npz", "-o", folder / "n.circ", status=1)
+        assert message in text.replace("\n", " ")
+    with zipfile.ZipFile(folder / "d.npz", "w") as archive:  # as torch.save writes it
+        archive.writestr("archive/data.pkl", b"\x80\x02}q\x00.")
+    call(f"{folder}/build.py:build", "--data", folder / "d.npz", "-o", folder / "n.circ", status=1)
 
 
 def test_usage(folder):

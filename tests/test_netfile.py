@@ -17,7 +17,8 @@ def test_round_trip(tmp_path):
             Conv2d(weight, padding=(0, 1, 2, 1), name="b", pool=(1, 1)),
             Add("a", "b"), MaxPool2d(2),
         ),
-        input_shape=(4, 6, 8), input_scale=0.25, channels_first=True, name="net", labels=("x",) * 48, metadata={"a": 1},
+        input_shape=(4, 6, 8), input_scale=0.25, output_shape=(48,), channels_first=True, name="net",
+        labels=("x",) * 48, metadata={"a": 1},
     )  # fmt: skip
     save_network(network, tmp_path / "n.npz")
     back = load_network(tmp_path / "n.npz")
@@ -25,6 +26,7 @@ def test_round_trip(tmp_path):
     np.testing.assert_allclose(back.forward(x), network.forward(x), rtol=1e-5, atol=1e-5)
     assert (back.name, back.labels, back.metadata, back.channels_first) == ("net", ("x",) * 48, {"a": 1}, True)
     assert back.shapes == network.shapes
+    assert back.output_shape == (48,)
 
 
 def test_other_files_are_refused(tmp_path):

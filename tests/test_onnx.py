@@ -242,6 +242,25 @@ def test_image_without_a_channel():
     assert program.input.pixels == 1
 
 
+def test_image_without_a_channel_gives_images_as_the_model_does():
+    rng = RNG(7)
+    w = {"k": rng.normal(size=(4, 1, 3, 3)), "s": np.array([-1, 1, 7, 8])}
+    proto = model([node("Reshape", "x s", "u"), node("Conv", "u k", "y")], w, ["n", 7, 8])
+    assert check(proto, rng.normal(size=(30, 7, 8)).astype(np.float32)).output.shape == (4, 5, 6)
+
+
+def test_shapes_of_outputs_are_the_models():
+    rng = RNG(8)
+    w = {"w": rng.normal(size=(12, 30)), "k": rng.normal(size=(4, 3, 2, 2)), "s": np.array([-1, 2, 5, 3])}
+    x = rng.normal(size=(30, 12)).astype(np.float32)
+    nodes = [node("MatMul", "x w", "a"), node("Sigmoid", "a", "b"), node("Reshape", "b s", "y")]
+    assert check(model(nodes, w, ["n", 12]), x).output.shape == (2, 5, 3)
+    with pytest.raises(CompileError, match="A Reshape before Relu"):
+        compile(model([*nodes[:2], node("Reshape", "b s", "r"), node("Relu", "r")], w, ["n", 12]), x)
+    flat = model([node("Conv", "x k", "c"), node("Flatten", "c", "y")], w, ["n", 3, 4, 5])
+    assert check(flat, rng.normal(size=(30, 3, 4, 5)).astype(np.float32)).output.shape == (48,)
+
+
 def test_bytes_go_in_as_they_are():
     rng = RNG(6)
     w = {"w": rng.normal(size=(12, 4)) / 3, "c": np.array(255.0), "m": np.array(0.5)}
@@ -476,6 +495,7 @@ K = {"k": np.ones((4, 4, 3, 3)), "d": np.ones((4, 1, 3, 3)), "c": np.ones((4, 6,
         ([node("Add", "x seven")], r"operand of shape \(7,\)"),
         ([node("Div", "w x")], "division by a map"),
         ([node("GlobalAveragePool", "x", "p"), node("Softmax", "p", "s"), node("Relu", "s")], "A softmax before Relu"),
+        ([node("GlobalAveragePool", "x", "p"), node("Softmax", "p", axis=0)], "over the axis 0"),
         ([node("Flatten", "x", axis=2)], "axis=2"),
         ([node("Gather", "x i", axis=1)], "Gather"),
         ([node("Cast", "x", to=TensorProto.INT32)], "Cast to INT32"),

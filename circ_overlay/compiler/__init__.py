@@ -73,10 +73,12 @@ def compile(
         The network has an operation or a shape that the core cannot execute; the message names the place
         and says what to use instead.
     """
+    if config is not None and not isinstance(config, spec.CoreConfig):
+        raise CompileError(f"config is a {type(config).__name__}: give a CoreConfig, such as overlay.config")
     if config is None:
         width = 12 if width is None else width
         if width not in spec.WIDTHS:
-            raise CompileError(f"width={width}: allowed are {spec.WIDTHS[0]}..{spec.WIDTHS[-1]} bits")
+            raise CompileError(f"width={width!r}: allowed are {spec.WIDTHS[0]}..{spec.WIDTHS[-1]} bits")
         config = spec.CoreConfig(width=width)
     elif width not in (None, config.width):
         raise CompileError(f"width={width}, but the core of config has {config.width} bits; give one of them")

@@ -251,7 +251,9 @@ def _output_port(network: Network, frac: int) -> Port:
     assert network.output is not None
     height, width, channels = network.shapes[network.output]
     if height * width == 1:
-        return Port(shape=(channels,), frac=frac)
+        return Port(shape=network.output_shape or (channels,), frac=frac)
     first = network.channels_first
+    if network.output_shape is not None:
+        return Port(shape=network.output_shape, frac=frac, pixels=height * width, channels_first=first)
     shape = (channels, height, width) if first else (height, width, channels)
     return Port(shape=shape, frac=frac, pixels=height * width, channels_first=first)

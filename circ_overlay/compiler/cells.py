@@ -131,7 +131,9 @@ def recurrent(builder: Builder, v: Value, m: Any, name: str) -> Value:
     if getattr(m, "bidirectional", False):
         builder.refuse(f"The bidirectional {name!r}", "steps come one by one: use one direction")
     if not getattr(m, "batch_first", True):
-        builder.refuse(f"{name!r} with batch_first=False", "sequences come one by one, (steps, features)")
+        builder.refuse(
+            f"{name!r} with batch_first=False", "give it batch_first=True: sequences come one by one, (steps, features)"
+        )
     builder.expect(v, m.input_size)
     peephole = bool(getattr(m, "peephole", False))
     for layer in range(m.num_layers):

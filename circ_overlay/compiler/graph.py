@@ -217,6 +217,7 @@ class Network:
     input_shape : of the input map; None: a vector as the first layer takes it.
     input_scale : factor on the inputs before the first layer, e.g. 1/255 for raw pixels.
     output : tensor that is the network's; None: the last operation's.
+    output_shape : of one output, where it is the elements of the map in another shape; None: the map's own.
     states : channels of tensors that keep their value from a sequence's step to the next, zero at its begin. With
         any, samples are steps of sequences.
     channels_first : samples have the channels before rows and columns.
@@ -227,6 +228,7 @@ class Network:
     input_shape: Shape | None = None
     input_scale: float = 1.0
     output: str | None = None
+    output_shape: tuple[int, ...] | None = None
     states: Mapping[str, int] = field(default_factory=dict)
     channels_first: bool = False
     name: str = "network"
@@ -236,6 +238,12 @@ class Network:
     def __post_init__(self) -> None:
         if not self.layers:
             raise CompileError("the network has no layers")
+        for op in self.layers:
+            if not isinstance(op, Operation):
+                raise CompileError(
+                    f"a list with a {type(op).__name__} was given: expected operations, such as Linear or Conv2d of "
+                    "circ_overlay.compiler; give a module by itself (compress gives a module and a report)"
+                )
         if not np.isfinite(self.input_scale) or self.input_scale == 0:
             raise CompileError(f"input_scale={self.input_scale}: expected a finite number other than 0")
         if self.input_shape is None:

@@ -63,5 +63,8 @@ def load_network(path: str | os.PathLike[str]) -> Network:
         raise
     except Exception as error:  # NumPy's and zipfile's errors on other files are of many kinds
         raise CompileError(f"{path} holds no network ({error}); give a file made by save_network") from error
-    shape = head.pop("input_shape")
-    return Network(layers=tuple(layers), input_shape=tuple(shape), labels=tuple(head.pop("labels")), **head)
+    shape, output = head.pop("input_shape"), head.pop("output_shape", None)
+    return Network(
+        layers=tuple(layers), input_shape=tuple(shape), labels=tuple(head.pop("labels")),
+        output_shape=None if output is None else tuple(output), **head,
+    )  # fmt: skip

@@ -182,6 +182,9 @@ class _Importer(Operators, Layouts):
             raise CompileError(f"nothing that depends on the input gives the output {self.output.name!r}")
         host = self.host.get(self.output.name)
         value = result.value if isinstance(result, Steps) else result
+        if host == "Reshape":
+            shape = self.builder.layout(self.output_shape, self.channels_last)
+            return self.builder.network(value, self.name, output_shape=shape)
         return self.builder.network(value, self.name, {"host": host} if host else None)
 
     # ---- constants -------------------------------------------------------------------------------------------

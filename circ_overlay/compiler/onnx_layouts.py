@@ -54,12 +54,21 @@ class Layouts(Node):
         plain = self.rank == 2 or (self.rank == 3 and tuple(shape[1:]) == (1, height, width))
         if batch and plain and len(shape) == 4 and min(shape[1:]) > 0 and v.tensor == "input" and self.builder.alone:
             return self._image(shape[1], shape[2], shape[3])
-        return self.refuse(f"A Reshape to {shape}", "only flattening, to (batch, -1), is understood")
+        known = int(np.prod([n for n in shape[1:] if n != -1]))
+        sizes = [v.features // known if n == -1 and known else n for n in shape[1:]]
+        if batch and sizes and min(sizes) > 0 and int(np.prod(sizes)) == v.features and v.shape[:2] == (1, 1):
+            self.host[self.node.output[0]] = "Reshape"
+            self.output_shape = tuple(sizes)
+            return v
+        return self.refuse(
+            f"A Reshape to {shape}",
+            "only flattening, to (batch, -1), is understood, and at the end of a network a vector made an image",
+        )
 
     def _image(self, channels: int, height: int, width: int) -> Value:
         """The input as an image, where the model itself makes it one."""
         self.builder.input_shape = (height, width, channels)
-        self.builder.channels_first = channels > 1 and height * width > 1
+        self.builder.channels_first = height * width > 1 and not self.channels_last
         return Value("input", self.builder.input_shape)
 
     def transpose(self) -> Value | None:

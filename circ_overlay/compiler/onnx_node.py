@@ -37,6 +37,8 @@ class Node:
 
     builder: Builder
     node: onnx.NodeProto
+    channels_last: bool  # of the samples
+    output_shape: tuple[int, ...] = ()  # of a Reshape at the end
     rank: int  # dimensions of the model's input
     batch: int  # first dimension of the model's input, -1 if it is open
 

@@ -206,6 +206,9 @@ class Operators(Node):
         v = self.value()
         if v.shape[:2] != (1, 1):
             self.refuse(f"{self.node.op_type} of a map", "pool or flatten first, or leave it to the host")
+        axis = self.option("axis")
+        if axis is not None and self.steps() is None and int(axis) not in (1, -1, -3):
+            self.refuse(f"{self.node.op_type} over the axis {int(axis)}", "take it over the classes, axis=1")
         self.passes()
         self.host[self.node.output[0]] = {"LogSoftmax": "log_softmax"}.get(self.node.op_type, self.node.op_type.lower())
 

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
+import numpy as np
+
 from .. import spec
 from .graph import CompileError, Network, Operation, Shape
 
@@ -57,8 +59,9 @@ class Records:
 
     def __init__(self, input_shape: Shape, *, channels_first: bool, block_size: BlockSizes = None) -> None:
         for k in block_size.values() if isinstance(block_size, Mapping) else (block_size,):
-            if k is not None and k != 1 and k not in spec.BLOCK_SIZES:
-                raise CompileError(f"block_size={k}: the core executes 1 and {spec.BLOCK_SIZES}")
+            if k is not None and (not isinstance(k, (int, np.integer)) or (k != 1 and k not in spec.BLOCK_SIZES)):
+                sizes = ", ".join(str(n) for n in spec.BLOCK_SIZES)
+                raise CompileError(f"block_size={k!r}: the core executes the integers 1, {sizes}")
         self.block_size = block_size
         self.dense: list[str] = []
         self.input_shape, self.channels_first = input_shape, channels_first
@@ -86,7 +89,10 @@ class Records:
         self.records.append(record)
         return Value(record.get("target", record["name"]), shape, op=record)
 
-    def network(self, output: Value, name: str, metadata: Mapping[str, Any] | None = None) -> Network:
+    def network(
+        self, output: Value, name: str, metadata: Mapping[str, Any] | None = None,
+        output_shape: tuple[int, ...] | None = None,
+    ) -> Network:  # fmt: skip
         """What has been built, without what the output does not need."""
         self.whole(output)
         if isinstance(self.block_size, Mapping):
@@ -101,6 +107,8 @@ class Records:
                 f"An output that is a map flattened in the order {output.flat!r}",
                 "return the map itself: its layout is that of the samples",
             )
+        if output.flat and output_shape is None:
+            output_shape = (output.features,)
         if not self.records:
             raise CompileError(f"{name} holds no layer that the core could execute")
         if output.tensor == "input":
@@ -112,10 +120,19 @@ class Records:
             input_shape=self.input_shape,
             input_scale=self.input_scale,
             output=output.tensor,
+            output_shape=output_shape,
             states=self.states,
             channels_first=self.channels_first,
             name=name,
         )
+
+    def layout(self, shape: tuple[int, ...], channels_last: bool) -> tuple[int, ...]:
+        """Shape of a vector that the model makes an image at its end, in the order of the samples."""
+        if not channels_last or len(shape) != 3:
+            return shape
+        if shape[0] > 1 and shape[1:] != (1, 1):
+            self.refuse(f"A reshape to {shape} with channels_last", "leave it to the host")
+        return (*shape[1:], shape[0])
 
     def _prune(self, output: Value) -> None:
         """Drop operations that neither the output nor a state depends on."""

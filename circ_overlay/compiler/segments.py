@@ -149,7 +149,11 @@ class _Planner:
                 raise refused
             stuck = max(n for n in range(count + 1) if cost[n] < math.inf)
             item = self.items[stuck]
-            raise CompileError(f"{item.op.where}does not fit this core: {self.needs(stuck, stuck + 1)}")
+            raise CompileError(
+                f"{item.op.where}does not fit this core, not even cut by its output channels: "
+                f"{self.needs(stuck, stuck + 1)}. Use larger blocks, fewer channels or smaller maps, or compile for a "
+                "larger core with config="
+            )
         ends, segments = [count], []
         while ends[-1]:
             ends.append(before[ends[-1]])

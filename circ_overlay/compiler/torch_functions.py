@@ -3,9 +3,10 @@
 
 from __future__ import annotations
 
+import math
 import operator
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any, NoReturn, cast
 
 import numpy as np
@@ -23,6 +24,7 @@ ACTIVATIONS: dict[Any, str] = {
     nn.ReLU: "relu", nn.Sigmoid: "sigmoid", nn.Tanh: "tanh", nn.ReLU6: "relu6",
     torch.relu: "relu", functional.relu: "relu", "relu": "relu", "relu_": "relu",
     torch.sigmoid: "sigmoid", functional.sigmoid: "sigmoid", "sigmoid": "sigmoid",
+    torch.relu_: "relu", functional.relu_: "relu",
     torch.tanh: "tanh", functional.tanh: "tanh", "tanh": "tanh", functional.relu6: "relu6",
 }  # fmt: skip
 _ADDS = (operator.add, operator.iadd, torch.add, "add", "add_")
@@ -40,6 +42,30 @@ def array(tensor: torch.Tensor) -> Array:
     return tensor.detach().cpu().double().numpy()
 
 
+class Size:
+    """What ``x.shape`` and ``x.size()`` stand for; only the batch may be taken of it."""
+
+
+class Batch:
+    """What ``x.size(0)`` stands for."""
+
+
+@dataclass(frozen=True)
+class State:
+    """States of a recurrent layer after the last step: h, for an LSTM both, or None for what cannot be had.
+
+    Attributes
+    ----------
+    value : h of the last layer, at every step
+    layers : how many layers are stacked
+    pair : it is the (h, c) of an LSTM
+    """
+
+    value: Value
+    layers: int
+    pair: bool = False
+
+
 class Functions:
     """A method for each kind of function; it gives the result."""
 
@@ -49,6 +75,9 @@ class Functions:
     sequence: bool
     values: dict[fx.Node, Any]
     host: dict[fx.Node, str]  # what the host has to do with a node's value
+    channels_last: bool  # of the samples
+    sample_shape: tuple[int, ...]  # of one sample
+    output_shape: tuple[int, ...]  # of the reshape at the end
 
     def refuse(self, what: str, instead: str) -> NoReturn:
         """Raise CompileError about the node at hand."""
@@ -62,7 +91,8 @@ class Functions:
         if not isinstance(found, Value):
             self.refuse(f"Operation {title(node)} on something other than a map", f"supported are {SUPPORTED}")
         if isinstance(arg, fx.Node) and arg in self.host and not self.passes(node):
-            self.refuse(f"A {self.host[arg]} before another layer", "use a sigmoid, or leave the rest to the host")
+            instead = "use a sigmoid" if "softmax" in self.host[arg] else "leave it out"
+            self.refuse(f"A {self.host[arg]} before another layer", f"{instead}, or leave the rest to the host")
         return found
 
     def passes(self, node: fx.Node) -> bool:
@@ -90,6 +120,38 @@ class Functions:
         """An argument by place or name."""
         return node.args[place] if place < len(node.args) else node.kwargs.get(name, default)
 
+    @staticmethod
+    def of_size(node: fx.Node) -> bool:
+        """Whether a node asks for a map's size, and does not read its values."""
+        return node.target in ("size", torch.Tensor.size) or (node.target is getattr and node.args[1:2] == ("shape",))
+
+    def size(self, node: fx.Node) -> Any:
+        """The batch, from ``x.size(0)`` or ``x.shape[0]``: a reshape may use it."""
+        dim = self.option(node, 1, "dim", None) if node.target != getattr else None
+        if not self.of_size(node):
+            self.refuse(f"The attribute {node.args[1]!r}", f"supported are {SUPPORTED}")
+        if dim not in (None, 0):
+            self.refuse(f"A size({dim})", "write the number itself: only size(0), the batch, may be asked for")
+        return Size() if dim is None else Batch()
+
+    def negate(self, node: fx.Node) -> Value:
+        """Its negative."""
+        return self.builder.affine(self.value(node), np.array(-1.0), np.array(0.0), node.name)
+
+    def unsqueeze(self, node: fx.Node) -> Value:
+        """Samples (height, width) as images of one channel."""
+        v, dim, shape = self.value(node), self.option(node, 1, "dim", None), self.sample_shape
+        if dim not in (1, -3) or len(shape) != 2:
+            self.refuse(f"An unsqueeze({dim})", "only x.unsqueeze(1) of samples (height, width) is understood")
+        return self.image(node, v, [1, *shape])
+
+    def squeeze(self, node: fx.Node) -> Any:
+        """``h.squeeze(0)`` of a state."""
+        found = self.values.get(cast(fx.Node, node.args[0]))
+        if isinstance(found, State) and not found.pair and found.layers == 1 and self.option(node, 1, "dim", None) == 0:
+            return found.value
+        return self.refuse("A squeeze", "flatten(x, 1) makes vectors; of an LSTM's or GRU's h use h[-1]")
+
     # ---- nodes -----------------------------------------------------------------------------------------------
     def methods(self) -> dict[tuple[Any, ...], Callable[[fx.Node], Any]]:
         """What folds a function or method, by its names."""
@@ -97,7 +159,9 @@ class Functions:
             _ADDS: self.add,
             (operator.sub, operator.isub, torch.sub, "sub", "sub_"): self.subtract,
             _MULS: self.multiply,
-            _SOFTMAX: lambda node: self.softmax(node, "log_softmax" if "log" in title(node) else "softmax"),
+            _SOFTMAX: lambda node: self.softmax(
+                node, "log_softmax" if "log" in title(node) else "softmax", self.option(node, 1, "dim", None)
+            ),
             (functional.pad, "pad"): self.pad,
             (torch.flatten, "flatten"): self.flatten,
             ("reshape", "view", torch.reshape): self.reshape,
@@ -105,9 +169,7 @@ class Functions:
             (functional.max_pool2d, torch.max_pool2d): lambda node: self.pool(
                 node, "max", *(self.option(node, n, name, d) for n, name, d in _POOL_ARGUMENTS)
             ),
-            (functional.avg_pool2d,): lambda node: self.pool(
-                node, "avg", *(self.option(node, n, name, d) for n, name, d in _POOL_ARGUMENTS[:3])
-            ),
+            (functional.avg_pool2d,): self.average,
             (functional.adaptive_avg_pool2d,): lambda node: self.adaptive(
                 node, "avg", self.option(node, 1, "output_size", 1)
             ),
@@ -119,6 +181,11 @@ class Functions:
             (torch.clamp, "clamp", "clip", torch.clip, functional.hardtanh): self.clamp,
             (functional.dropout, functional.dropout2d): self.dropout,
             (operator.getitem,): self.item,
+            ("size", torch.Tensor.size, getattr): self.size,
+            (operator.neg, torch.neg, "neg"): self.negate,
+            ("unsqueeze", torch.unsqueeze): self.unsqueeze,
+            ("squeeze", torch.squeeze): self.squeeze,
+            ("unflatten", torch.unflatten): self.unflatten,
             ("contiguous", "float"): lambda node: self.value(node),
         }  # fmt: skip
 
@@ -152,9 +219,14 @@ class Functions:
         v = self.value(node)
         return self.builder.affine(v, np.array(1.0), -self.channels(v, right), node.name)
 
-    def softmax(self, node: fx.Node, function: str) -> Value:
+    def softmax(self, node: fx.Node, function: str, dim: int | None) -> Value:
         """Monotonic over the classes: the host's business, if it comes last."""
         v = self.value(node)
+        vector = v.flat or v.shape[:2] == (1, 1)
+        if dim not in (None, -1, 2 if self.sequence else 1) and not (dim == 1 or (dim == -3 and not vector)):
+            self.refuse(f"A {function} over dimension {dim}", "take it over the classes, or leave it to the host")
+        if dim == -1 and not vector:
+            self.refuse(f"A {function} over a map's columns", "use dim=1, the channels, or leave it to the host")
         self.host[node] = function
         return v
 
@@ -215,12 +287,41 @@ class Functions:
 
     def reshape(self, node: fx.Node) -> Value:
         """A reshape that flattens."""
-        v, shape = self.value(node), node.args[1:]
-        if len(shape) == 1 and isinstance(shape[0], tuple):
-            shape = shape[0]
-        if len(shape) == 2 and (shape[1] == -1 or shape[1] == v.features):
+        v, shape = self.value(node), node.args[1:] or (node.kwargs.get("shape"),)
+        if len(shape) == 1 and isinstance(shape[0], (tuple, list)):
+            shape = tuple(shape[0])
+        sizes = [self.values.get(n) if isinstance(n, fx.Node) else n for n in shape]
+        batch, rest = sizes[:1], sizes[1:]
+        open_batch = bool(batch) and (isinstance(batch[0], Batch) or (batch[0] == -1 and -1 not in rest))
+        if open_batch and rest in ([-1], [v.features]):
             return self.builder.flatten(v, v.flat or "chw")
-        return self.refuse(f"A reshape to {shape}", "only flattening, x.flatten(1), is understood")
+        if open_batch and all(isinstance(n, int) for n in rest):
+            return self.image(node, v, [int(n) for n in rest])  # type: ignore[arg-type]
+        return self.refuse(f"A reshape to {shape}", _RESHAPE)
+
+    def unflatten(self, node: fx.Node) -> Value:
+        """A vector as an image."""
+        dim, sizes = self.option(node, 1, "dim", None), self.option(node, 2, "sizes", ())
+        if dim != 1:
+            self.refuse(f"An unflatten of dimension {dim}", _RESHAPE)
+        return self.image(node, self.value(node), list(sizes))
+
+    def image(self, node: fx.Node, v: Value, sizes: list[int]) -> Value:
+        """A vector as an image: the input, or the output, whose layout is the host's business."""
+        rest = math.prod(n for n in sizes if n != -1)
+        sizes = [v.features // rest if n == -1 and rest else n for n in sizes]
+        if v.flat in ("", "chw") and sizes == [v.shape[2], *v.shape[:2]]:
+            return replace(v, flat="")
+        if len(sizes) == 3 and math.prod(sizes) == v.features and v.tensor == "input" and self.builder.alone:
+            channels, height, width = sizes
+            self.builder.input_shape = (height, width, channels)
+            self.builder.channels_first = height * width > 1 and not self.channels_last
+            return Value("input", self.builder.input_shape)
+        if math.prod(sizes) != v.features or min(sizes, default=0) < 1 or v.shape[:2] != (1, 1):
+            self.refuse(f"A reshape of {v.features} elements to {tuple(sizes)}", _RESHAPE)
+        self.host[node] = "reshape"
+        self.output_shape = tuple(sizes)
+        return v
 
     def permute(self, node: fx.Node) -> Value:
         """Channels to the end, before flattening."""
@@ -248,6 +349,18 @@ class Functions:
         method = self.builder.max_pool if kind == "max" else self.builder.average_pool
         return method(v, taps, step, pad * 2, node.name)
 
+    def average(self, node: fx.Node) -> Value:
+        """An average pooling as a function."""
+        size, stride, padding = (self.option(node, n, name, d) for n, name, d in _POOL_ARGUMENTS[:3])
+        ceil, count = self.option(node, 4, "ceil_mode", False), self.option(node, 5, "count_include_pad", True)
+        self.divisor(self.option(node, 6, "divisor_override", None))
+        return self.pool(node, "avg", size, stride, padding, 1, ceil, count)
+
+    def divisor(self, given: Any) -> None:
+        """Refuse an average with a divisor of its own."""
+        if given is not None:
+            self.refuse(f"An average pooling with divisor_override={given}", "scale its result by a number instead")
+
     def adaptive(self, node: fx.Node, kind: str, size: Any) -> Value:
         """An adaptive pooling of whole windows."""
         v = self.value(node)
@@ -272,15 +385,28 @@ class Functions:
         """Outputs of a recurrent layer, or their last step."""
         source, index = node.args[0], cast(Any, node.args[1])
         found = self.values.get(source) if isinstance(source, fx.Node) else None
+        if isinstance(found, Size) and index == 0:
+            return Batch()
         if isinstance(found, tuple) and index in (0, 1):
-            return found[index]  # the states, which a use would refuse
+            return found[index]
+        if isinstance(found, State):  # the last step's; as with y[:, -1] the host takes the last one of every step's
+            if found.pair and index == 0:
+                return replace(found, pair=False)
+            if not found.pair and index in (-1, found.layers - 1):
+                return found.value
         # y[:, -1] of a sequence: the core gives every step, the host takes the last.
         if self.sequence and isinstance(found, Value) and index in ((slice(None), -1), (slice(None), -1, slice(None))):
             return found
         return self.refuse(
-            f"Indexing with {index}", "take outputs of a recurrent layer, y, _ = lstm(x), or its last step, y[:, -1]"
+            f"Indexing with {index}",
+            "take outputs of a recurrent layer, y, _ = lstm(x), or its last step, y[:, -1] or h[-1]",
         )
 
+
+_RESHAPE = (
+    "only flattening, x.flatten(1), x.view(x.size(0), -1) or x.view(-1, features), is understood, and at the end of a "
+    "network a vector made an image"
+)
 
 _POOL_ARGUMENTS = (
     (1, "kernel_size", 1), (2, "stride", None), (3, "padding", 0), (4, "dilation", 1), (5, "ceil_mode", False),

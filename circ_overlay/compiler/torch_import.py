@@ -19,7 +19,7 @@ from .. import nn as ours
 from .builder import BlockSizes, Builder, Value
 from .cells import recurrent
 from .graph import CompileError, Network
-from .torch_functions import ACTIVATIONS, PASS, SUPPORTED, Functions, array, title
+from .torch_functions import ACTIVATIONS, PASS, SUPPORTED, Functions, State, array, title
 
 __all__ = ["from_torch"]
 
@@ -74,10 +74,23 @@ def from_torch(
 def _input_shape(sample: Any, sequence: bool, channels_last: bool) -> tuple[tuple[int, int, int], bool]:
     """Shape of the network's input and whether samples have the channels first."""
     if sequence:
+        if not isinstance(sample, (list, tuple)) and np.ndim(sample) < 2:
+            raise CompileError(f"a sample of type {type(sample).__name__}: expected a list of (steps, features) arrays")
+        if len(sample) == 0:
+            raise CompileError("the sample holds no sequences; give a list of (steps, features) arrays")
         shape = np.shape(sample[0])
         if len(shape) != 2:
             raise CompileError(f"a sequence of shape {shape}: expected a list of (steps, features) arrays")
         return (1, 1, int(shape[1])), False
+    if isinstance(sample, (list, tuple)) and len({np.shape(s) for s in sample}) > 1:
+        raise CompileError(
+            f"the samples have shapes such as {np.shape(sample[0])} and "
+            f"{next(np.shape(s) for s in sample if np.shape(s) != np.shape(sample[0]))}: give samples of one shape; "
+            "sequences of several lengths are for networks with an LSTM or GRU"
+        )
+    if np.ndim(sample) < 2:
+        what = f"shape {np.shape(sample)}" if np.ndim(sample) else f"type {type(sample).__name__}"
+        raise CompileError(f"a sample of {what}: expected an array of typical inputs, (n, *shape of one)")
     shape = np.shape(sample)[1:]
     if len(shape) == 3:
         c, h, w = (shape[2], shape[0], shape[1]) if channels_last else shape
@@ -97,6 +110,9 @@ class _Importer(Functions):
         self.builder = Builder(shape, channels_first=first, block_size=block_size)
         self.values: dict[fx.Node, Any] = {}
         self.host: dict[fx.Node, str] = {}  # what the host has to do with a node's value
+        self.output_shape: tuple[int, ...] = ()
+        self.channels_last = channels_last
+        self.sample_shape = () if self.sequence else tuple(int(n) for n in np.shape(sample)[1:])
 
     def network(self) -> Network:
         name = type(self.module).__name__.lower()
@@ -109,25 +125,32 @@ class _Importer(Functions):
                         continue
                     self.refuse("A second input", "give the network one input tensor")
                 self.values[node], given = self.builder.input, True
-                self.builder.input_readers = len(node.users)
+                self.builder.input_readers = self.readers(node)
             elif node.op == "output":
                 result = self.values.get(node.args[0]) if isinstance(node.args[0], fx.Node) else None
                 if not isinstance(result, Value):
                     self.refuse("An output other than one tensor", "return one tensor")
                 host = self.host.get(node.args[0])  # type: ignore[arg-type]
+                if host == "reshape":
+                    shape = self.builder.layout(self.output_shape, self.channels_last)
+                    return self.builder.network(result, name, output_shape=shape)
                 return self.builder.network(result, name, {"host": host} if host else None)
             elif node.op != "get_attr":
                 value = self.fold(node)
                 changed = self.changed(node)
-                readers = max(len(node.users), 0 if changed is None else len(changed.users))
+                readers = max(self.readers(node), 0 if changed is None else self.readers(changed))
                 if isinstance(value, Value) and readers > 1:
                     value = self.builder.close(value)
                     if value.tensor == "input":
-                        self.builder.input_readers += len(node.users) - 1
+                        self.builder.input_readers += self.readers(node) - 1
                 self.values[node] = value
                 if changed is not None:  # whoever reads the operand from here on, reads this result
                     self.values[changed] = value
         raise CompileError(f"{name} gives nothing")
+
+    def readers(self, node: fx.Node) -> int:
+        """Nodes that read its values."""
+        return sum(not self.of_size(user) for user in node.users)
 
     def changed(self, node: fx.Node) -> fx.Node | None:
         """The operand that an operation changes in place."""
@@ -186,14 +209,20 @@ class _Importer(Functions):
         if isinstance(m, (nn.BatchNorm1d, nn.BatchNorm2d)):
             return self.batch_norm(v, m, name)
         if isinstance(m, _RECURRENT):
-            return recurrent(self.builder, v, m, name), None
+            if len(node.args) > 1 or node.kwargs:
+                self.refuse(f"{name!r} with initial states", "leave them out: every sequence begins with zeros")
+            y = recurrent(self.builder, v, m, name)
+            return y, State(y, m.num_layers, pair=isinstance(m, (nn.LSTM, ours.BlockCirculantLSTM)))
         if type(m) in ACTIVATIONS:
             return self.activate(v, node.name, ACTIVATIONS[type(m)])
         if isinstance(m, nn.Hardtanh):
             return self.clip(v, node.name, m.min_val, m.max_val)
         if isinstance(m, nn.MaxPool2d):
+            if m.return_indices:
+                self.refuse("A pooling that returns indices", "use return_indices=False")
             return self.pool(node, "max", m.kernel_size, m.stride, m.padding, m.dilation, m.ceil_mode)
         if isinstance(m, nn.AvgPool2d):
+            self.divisor(m.divisor_override)
             return self.pool(node, "avg", m.kernel_size, m.stride, m.padding, 1, m.ceil_mode, m.count_include_pad)
         if isinstance(m, nn.AdaptiveAvgPool2d):
             return self.adaptive(node, "avg", m.output_size)
@@ -203,8 +232,12 @@ class _Importer(Functions):
             if (m.start_dim, m.end_dim) != (1, -1):
                 self.refuse("A flatten that joins the batch", "use nn.Flatten()")
             return self.builder.flatten(v, v.flat or "chw")
+        if isinstance(m, nn.Unflatten):
+            if m.dim != 1:
+                self.refuse(f"An Unflatten of dimension {m.dim}", "use nn.Unflatten(1, sizes)")
+            return self.image(node, v, [int(n) for n in m.unflattened_size])  # type: ignore[arg-type]
         if isinstance(m, (nn.Softmax, nn.LogSoftmax)):
-            return self.softmax(node, "softmax" if isinstance(m, nn.Softmax) else "log_softmax")
+            return self.softmax(node, "softmax" if isinstance(m, nn.Softmax) else "log_softmax", m.dim)
         if isinstance(m, nn.ZeroPad2d):
             left, right, top, bottom = m.padding
             return self.builder.pad(v, (top, left, bottom, right))

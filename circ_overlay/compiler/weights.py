@@ -96,6 +96,8 @@ class Weighted(Records):
         padding: tuple[int, int, int, int] = (0, 0, 0, 0),
     ) -> Value:  # fmt: skip
         """A convolution with a dense kernel (out, in, r, s), in whose weights blocks are looked for."""
+        if v.shape[:2] != (1, 1):
+            self.expect(v, kernel.shape[1])
         found = of_kernel(kernel, self.chosen(name))
         result = self.conv(v, found.columns, len(kernel), name, bias=bias, stride=stride, padding=padding,
                            gather=found.gather, taps=(kernel.shape[2], kernel.shape[3]))  # fmt: skip
@@ -105,7 +107,10 @@ class Weighted(Records):
     def expect(self, v: Value, channels: int) -> None:
         """Refuse a map of other channels: blocks that are filled up with zeros would take it."""
         if v.channels != channels:
-            self.refuse(f"A layer for {channels} channels on {v.channels}", "check what arrives")
+            instead = "check what arrives"
+            if v.tensor == "input" and channels in v.shape:
+                instead = "samples (height, width, channels) need channels_last, others (channels, height, width)"
+            self.refuse(f"A layer for {channels} channels on {v.channels}", instead)
 
     def dense_linear(self, v: Value, matrix: Floats, name: str, *, bias: Floats | None) -> Value:
         """A dense matrix (out, in) on a vector or a flattened map; blocks are looked for."""

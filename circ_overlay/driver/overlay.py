@@ -185,6 +185,11 @@ class CirculantOverlay(pynq.Overlay):  # type: ignore[misc]
         """
         if self._scheduler is None:
             raise BoardError("the overlay is closed; open it again with CirculantOverlay()")
+        if not isinstance(program, (Program, str, os.PathLike)):
+            raise TypeError(
+                f"a {type(program).__name__} was given: load takes a Program, the path of a .circ file or a name of "
+                "the zoo; circ_overlay.compile(network, sample) makes a Program of a module"
+            )
         if not isinstance(program, Program):
             known = str(program) in models.MODELS and not Path(program).exists()
             program = models.load(str(program)) if known else Program.load(program)
