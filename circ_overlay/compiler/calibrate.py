@@ -30,7 +30,7 @@ WORST_CHANNEL_DB = 10.0
 """Below this SNR of its worst channel a layer is worth a warning."""
 
 MAX_ELEMENTS = 1 << 22
-"""Elements of the largest tensor on the sample; samples beyond are left out to spare memory."""
+"""Elements of the largest tensor, before pooling, on the sample; samples beyond are left out to spare memory."""
 
 
 class Lowered(NamedTuple):
@@ -57,7 +57,8 @@ def calibrate(network: Network, sample: Any, width: int) -> Lowered:
     if network.sequence:
         return _calibrate_sequences(network, sample, width)
     x = _checked(network, sample)
-    largest = max(int(np.prod(shape)) for shape in network.shapes.values())
+    results = [op.shapes(network.source_shape(op, network.shapes))[0] for op in network.layers]
+    largest = max(int(np.prod(shape)) for shape in (*network.shapes.values(), *results))
     x = x[: max(16, MAX_ELEMENTS // largest)]
     port = _input_port(network, x, width)
     u8 = port.storage == "uint8"
