@@ -9,6 +9,8 @@ from hypothesis import strategies as st
 
 from circ_overlay import golden, spec
 from circ_overlay.compiler import CompileError, Conv2d, Network
+from circ_overlay.errors import ProgramError
+from circ_overlay.program import Layer, Map
 
 
 @settings(max_examples=120, deadline=None, derandomize=True, database=None)
@@ -87,3 +89,21 @@ def test_words_that_nobody_writes_are_not_read():
     lowered = dags.lower(network, rng.normal(size=(4, 3, 3, 6)))
     with pytest.raises(CompileError, match="'a' of 5 channels is joined with others in blocks of 16"):
         dags.program(network, lowered, dags.HUGE)
+
+
+def test_overlap_of_interleaved_maps():
+    left = Map(height=2, width=2, channels=8, base=0, pitch=5)  # words 0 and 1 of each pixel's 5
+    for first, shared in ((0, True), (1, True), (2, False), (3, False), (4, True)):
+        other = Map(height=2, width=2, channels=8, base=first, pitch=5)
+        assert left.overlaps(other) is other.overlaps(left) is shared
+    assert left.overlaps(Map(channels=4, base=2))  # another pitch: by spans alone
+    assert not left.overlaps(Map(channels=4, base=left.end))
+
+
+def test_pooling_in_place_is_refused():
+    """Its first result would be written over a pixel that the next one still reads."""
+    x = Map(height=2, width=2, channels=4)
+    numbers = {"scale": np.ones(4, np.int32), "bias": np.zeros(4, np.int64), "out_frac": 0}
+    Layer(opcode=spec.Opcode.SUM, source=x, target=x, **numbers).validate(12)
+    with pytest.raises(ProgramError, match="its target overlaps its source"):
+        Layer(opcode=spec.Opcode.SUM, source=x, target=x, pool=(2, 2), **numbers).validate(12)
