@@ -26,9 +26,9 @@ STEPS = 26
 
 
 def engine_run(program: Program, batch: int) -> Callable[[], None]:
-    """A run of all segments on random inputs; loading, once a batch on a board, is counted too if there are several."""
+    """A run of all segments on random inputs, by an engine for each, as the peer too has all its weights loaded."""
     config = spec.CoreConfig(width=program.width)
-    engine, rng = create_engine("hls", config), np.random.default_rng(1)
+    engines, rng = [create_engine("hls", config) for _ in program.segments], np.random.default_rng(1)
     images = batch * STEPS if program.sequence else batch
     words = []
     for segment in program.segments:
@@ -37,13 +37,11 @@ def engine_run(program: Program, batch: int) -> Callable[[], None]:
         if program.sequence:
             inputs[:, 0] = np.arange(images) % STEPS == 0
         words.append(inputs.ravel())
-    if len(words) == 1:
-        engine.load(program.images[0])
+    for engine, image in zip(engines, program.images, strict=True):
+        engine.load(image)
 
     def run() -> None:
-        for image, inputs in zip(program.images, words):
-            if len(words) > 1:
-                engine.load(image)
+        for engine, inputs in zip(engines, words, strict=True):
             engine.run(images, inputs)
 
     return run
