@@ -10,6 +10,7 @@
 
 #include "circ_spec.hpp"
 #include "transform.hpp"
+#include "types.hpp"
 
 namespace circ {
 
@@ -163,7 +164,24 @@ void complex_inverse_reals(Reals* re, Reals* im) {
     }
 }
 
-// forward_transform() on vectors.
+// forward_transform() on vectors. Large ones are compiled once, not into each of their callers.
+template <int K>
+void forward_reals(Reals* x);
+
+template <int K>
+CIRC_APART void forward_apart(Reals* x) {
+    forward_reals<K>(x);
+}
+
+template <int K>
+void forward(Reals* x) {
+    if constexpr (K > 16) {
+        forward_apart<K>(x);
+    } else {
+        forward_reals<K>(x);
+    }
+}
+
 template <int K>
 void forward_reals(Reals* x) {
     if constexpr (K == 2) {

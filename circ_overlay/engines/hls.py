@@ -55,7 +55,7 @@ def _library() -> ctypes.CDLL:
         ("circ_reset", None, [pointer]),
         ("circ_load", ctypes.c_int, [pointer, pointer, u64]),
         ("circ_run", ctypes.c_int, [pointer, u32, pointer, u64, pointer, u64]),
-        ("circ_tile", ctypes.c_int, []),
+        ("circ_tile", ctypes.c_int, [pointer]),
     ):
         function = getattr(library, name)
         function.restype, function.argtypes = restype, argtypes
@@ -93,7 +93,6 @@ class HlsEngine:
         library = _library()
         self.config = config
         self.image: image.Image | None = None
-        self.tile: int = library.circ_tile()
         self._in_beats = self._out_beats = 0
         handle = library.circ_create(
             config.width,
@@ -106,6 +105,7 @@ class HlsEngine:
         if not handle:
             raise MemoryError("no memory for a core")
         self._handle = ctypes.c_void_p(handle)
+        self.tile: int = library.circ_tile(self._handle)
         finalize(self, library.circ_destroy, self._handle)
 
     def reset(self) -> None:
