@@ -8,6 +8,10 @@
 #include <cstring>
 #include <utility>
 
+#if defined(__AVX512F__)
+#include <immintrin.h>
+#endif
+
 #include "circ_spec.hpp"
 #include "transform.hpp"
 #include "types.hpp"
@@ -39,7 +43,11 @@ inline void to_reals(const Longs& n, Reals& v) {
 }
 
 inline void to_reals(const Ints& n, Reals& v) {
+#if defined(__AVX512F__)  // which GCC 12 does not find by itself
+    v = reinterpret_cast<Reals>(_mm512_cvtepi32_pd(reinterpret_cast<__m256i>(n)));
+#else
     to_reals(__builtin_convertvector(n, Longs), v);
+#endif
 }
 
 // Multiples of 2**-fraction, rounded half up: less than half a step moves the ties, and nothing else.
