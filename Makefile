@@ -39,7 +39,7 @@ demo: .venv/stamp-demo
 
 test: .venv/stamp-test .venv-pynq4/stamp
 	$(BIN)/python -m pytest
-	.venv-pynq4/bin/python -m pytest tests/test_emulated_board.py tests/test_driver.py tests/test_cli.py
+	.venv-pynq4/bin/python -m pytest tests/test_emulated_board.py tests/test_driver*.py tests/test_cli.py
 
 check: .venv/stamp-test
 	$(BIN)/ruff check .

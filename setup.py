@@ -19,6 +19,8 @@ EXTRAS = {
     "cli": ["click>=8", "rich>=12", "tqdm>=4.60", "matplotlib>=3.5"],
     "data": ["pooch>=1.6", "scikit-learn>=1.1", "tqdm>=4.60"],
     "train": ["torch>=2.1", "scikit-learn>=1.1", "tqdm>=4.60"],
+    "onnx": ["onnx>=1.14"],
+    "explore": ["click>=8", "rich>=12", "optuna>=3,<7", "matplotlib>=3.5"],
     "notebooks": ["jupyter>=1.0", "nbclient>=0.6", "ipykernel>=6", "matplotlib>=3.5"],
     # What pynq itself needs and does not say: it breaks with NumPy 2, its 3.x also with newer pycparser, setuptools.
     "pynq": ["pynq>=3.0.1", "numpy<2", "pycparser<3", "setuptools<=80"],

@@ -46,6 +46,8 @@ def main() -> None:
     print(f"{'model':16} {'input':8} {'batch':>6} {'driver':>8} {'of which pack':>14} {'unpack':>8} {'naive pack':>11}")
     for name in models.MODELS:
         program = models.load(name)
+        if program.sequence:
+            continue
         shape = program.input.shape
         raw = rng.integers(0, 16, (arguments.images, *shape)).astype(np.uint8)
         for kind, images in (("uint8", raw), ("float32", raw.astype(np.float32))):
@@ -54,8 +56,9 @@ def main() -> None:
                     network = overlay.load(program, batch_size=batch)
                     network.predict(images[:1])
                     engine = device.fabric.core.engine
-                    answers = np.zeros(batch * program.output.beats, np.uint64)
-                    engine.run = lambda n, words, a=answers, b=program.output.beats: a[: n * b]
+                    beats = max(segment.out_beats for segment in program.segments)
+                    answers = np.zeros(batch * beats, np.uint64)
+                    engine.run = lambda n, words, a=answers, e=engine: a[: n * e.image.out_beats]
                     network.reset_statistics()
                     total = seconds(lambda n=network, x=images: n.predict(x, raw=True))
                     s = network.statistics

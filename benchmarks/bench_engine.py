@@ -26,7 +26,7 @@ def measure(engine_name: str, program: Program, batch: int, seconds: float) -> f
     status = engine.load(program.image)
     if status != spec.Status.OK:
         raise SystemExit(f"{engine_name} refused the program: {status.name}")
-    words = np.random.default_rng(1).integers(0, 1 << 64, batch * program.input.beats, np.uint64)
+    words = np.random.default_rng(1).integers(0, 1 << 64, batch * program.segments[0].in_beats, np.uint64)
     best, end = float("inf"), time.perf_counter() + seconds
     while True:
         start = time.perf_counter()
@@ -40,7 +40,9 @@ def measure(engine_name: str, program: Program, batch: int, seconds: float) -> f
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", nargs="+", choices=list(models.MODELS), default=list(models.MODELS))
+    plain = [name for name, model in models.MODELS.items() if model.dataset and not model.speech]
+    single = [name for name in plain if len(models.load(name).segments) == 1]
+    parser.add_argument("--model", nargs="+", choices=single, default=[n for n in single if "mlp" in n])
     parser.add_argument("--engine", nargs="+", choices=ENGINES, default=list(ENGINES))
     parser.add_argument("--batch", nargs="+", type=int, default=[1, 16, 256, 4096])
     parser.add_argument("--seconds", type=float, default=1.0, help="time spent on each figure")

@@ -204,8 +204,11 @@ def _build_segment(entry: dict[str, Any], members: dict[str, bytes]) -> Segment:
         layers.append(_record(Layer, values))
     return Segment(
         layers=tuple(layers),
-        **{name: _record(Span, entry[name]) for name in ("input", "output", "state")},
-        **{name: tuple(_record(Slice, s) for s in entry[name]) for name in ("reads", "writes")},
+        input=_record(Span, entry["input"]),
+        output=_record(Span, entry["output"]),
+        state=_record(Span, entry["state"]),
+        reads=tuple(_record(Slice, s) for s in entry["reads"]),
+        writes=tuple(_record(Slice, s) for s in entry["writes"]),
         u8=_typed("u8", entry["u8"], bool),
         sequence=_typed("sequence", entry["sequence"], bool),
     )

@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Command line: ``circ-overlay info | run | models | data``. Thin: the work is done in the package."""
+"""Command line: ``circ-overlay info | run | models | data | compile | explore``. Thin: the package does the work."""
 
 from __future__ import annotations
 
 import json
 import logging
+import math
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -19,6 +20,8 @@ from rich.table import Table
 from tqdm import tqdm
 
 from . import __version__, bitstreams, datasets, models, spec
+from .cli_compile import compile_model
+from .cli_explore import explore
 from .engines import ENGINES, available_engines
 from .errors import CircOverlayError
 from .program import Program
@@ -48,6 +51,10 @@ class _Group(click.Group):
 def cli(verbose: bool) -> None:
     """Block-circulant FFT neural networks on PYNQ boards, and on the emulated one."""
     logging.basicConfig(level=logging.INFO if verbose else logging.WARNING, format="%(name)s: %(message)s")
+
+
+cli.add_command(compile_model)
+cli.add_command(explore)
 
 
 @cli.command()
@@ -88,10 +95,14 @@ def list_models() -> None:
     """List the networks of the zoo."""
     table = Table("model", "data", "layers", "k", "parameters", "compression", "what it is")
     for name, model in models.MODELS.items():
+        if not model.dataset:  # compiled when it is loaded
+            table.add_row(name, "none", *["-"] * 4, model.title)
+            continue
         program = models.load(name)
-        sizes = "-".join(str(n) for n in (program.input.features, *(la.out_features for la in program.layers)))
+        maps = [la.target for la in program.layers if la.weights.size]
+        sizes = "-".join(str(n) for n in (program.input.features, *(m.pixels * m.channels for m in maps)))
         table.add_row(
-            name, model.dataset, sizes, ", ".join(str(layer.block_size) for layer in program.layers),
+            name, model.dataset, sizes, ", ".join(str(la.block_size) for la in program.layers if la.weights.size),
             f"{program.parameters:,}", f"{program.dense_parameters / program.parameters:.1f} x", model.title,
         )  # fmt: skip
     _console().print(table)
@@ -102,7 +113,8 @@ def list_models() -> None:
 def data(names: tuple[str, ...]) -> None:
     """List the data sets, or download and check those NAMES."""
     for name in names:
-        sizes = [len(datasets.load(name, split)) for split in ("train", "test")]
+        load = datasets.load_recordings if datasets.DATASETS[name].sound else datasets.load
+        sizes = [len(load(name, split)) for split in ("train", "test")]
         click.echo(f"{name}: {sizes[0]:,} training and {sizes[1]:,} test samples, checksums right")
     if names:
         return
@@ -118,6 +130,10 @@ def data(names: tuple[str, ...]) -> None:
 @click.option("--limit", type=click.IntRange(min=1), help="Only the first N test samples.")
 @click.option("--engine", type=click.Choice(ENGINES), help="What computes on the emulated board.")
 @click.option("--batch", type=click.IntRange(min=1), help="Samples in one DMA transfer.")
+@click.option(
+    "--golden", type=click.IntRange(min=0),
+    help="Samples that the golden model computes too; default: all of a fully connected network's, 500 of another's.",
+)
 @click.option("--bitfile", type=click.Path(exists=True, dir_okay=False), help="Use this bitstream.")
 @click.option("--picture", type=click.Path(dir_okay=False, path_type=Path), help="Draw inputs with answers (.png).")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
@@ -127,6 +143,7 @@ def run(
     limit: int | None,
     engine: str | None,
     batch: int | None,
+    golden: int | None,
     bitfile: str | None,
     picture: Path | None,
     as_json: bool,
@@ -135,26 +152,32 @@ def run(
     if engine:
         os.environ["CIRC_OVERLAY_ENGINE"] = engine
     program, float_network, name, prepare = _resolve(model, dataset)
-    test = datasets.load(name, "test")
-    images, labels = prepare(test.images)[:limit], test.labels[:limit]
-    if images[0].size != program.input.features:
+    samples, labels = _test_samples(name)
+    samples, labels = prepare(samples[:limit]), labels[:limit]
+    if golden is None and any(layer.source.pixels > 1 for layer in program.layers):
+        golden = 500
+    # A sequence is as long as it likes; its steps have the input's shape.
+    shape = np.shape(samples[0])[1:] if program.sequence else np.shape(samples[0])
+    if math.prod(shape) != program.input.features:
         raise click.ClickException(
-            f"{program.name} takes {program.input.shape} samples, {name} has {images.shape[1:]}; give --dataset"
+            f"{program.name} takes {program.input.shape} samples, {name} has {shape}; give --dataset"
         )
+    if picture is not None and program.sequence:
+        raise click.ClickException(f"{program.name} works on sequences, of which there is no picture")
     from .driver import CirculantOverlay
     from .evaluate import evaluate
 
     with CirculantOverlay(bitfile) as overlay:
-        with _progress(len(images), hidden=as_json) as progress:
+        with _progress(len(samples), hidden=as_json) as progress:
             result, answers = evaluate(
-                overlay, program, images, labels,
-                float_network=float_network, batch_size=batch, progress=progress,
+                overlay, program, samples, labels,
+                float_network=float_network, batch_size=batch, golden_limit=golden, progress=progress,
             )  # fmt: skip
         result["overlay"] = overlay.describe()
     if picture is not None:
         from .picture import draw
 
-        draw(images, answers, labels, picture, title=f"{program.name}: {result['overlay']}")
+        draw(np.asarray(samples), answers, labels, picture, title=f"{program.name}: {result['overlay']}")
         result["picture"] = str(picture)
     if as_json:
         click.echo(json.dumps({"dataset": name, **result}, indent=1))
@@ -166,6 +189,8 @@ def _resolve(model: str, dataset: str | None) -> tuple[Program, Any, str, Callab
     """Program, its float network if known, data set, and what prepares that for it."""
     if model in models.MODELS:
         entry = models.MODELS[model]
+        if not entry.dataset:
+            raise click.ClickException(f"{model} has random weights: there is nothing to measure it on")
         return models.load(model), models.load_float(model), dataset or entry.dataset, entry.prepare
     if not Path(model).exists():
         raise click.ClickException(
@@ -177,7 +202,18 @@ def _resolve(model: str, dataset: str | None) -> tuple[Program, Any, str, Callab
         raise click.ClickException(
             f"{model} does not say what data it is for; give --dataset, one of {', '.join(datasets.DATASETS)}"
         )
+    if "front_end" in program.metadata:
+        return program, None, name, lambda recordings: models.features(program.metadata, recordings)
     return program, None, name, lambda images: images
+
+
+def _test_samples(name: str) -> tuple[Any, Any]:
+    """Images or recordings of a data set's test part, and their labels."""
+    if name in datasets.DATASETS and datasets.DATASETS[name].sound:
+        recordings = datasets.load_recordings(name, "test")
+        return recordings.recordings, recordings.labels
+    images = datasets.load(name, "test")
+    return images.images, images.labels
 
 
 @contextmanager
@@ -187,7 +223,7 @@ def _progress(total: int, *, hidden: bool) -> Iterator[Callable[[str, int], None
 
     def update(stage: str, done: int) -> None:
         if stage not in bars:
-            bars[stage] = tqdm(total=total, desc=stage, unit="image", delay=0.5, leave=False, disable=hidden or None)
+            bars[stage] = tqdm(total=total, desc=stage, unit="sample", delay=0.5, leave=False, disable=hidden or None)
         bars[stage].update(done - bars[stage].n)
 
     try:
@@ -203,22 +239,26 @@ def _percent(value: float | None) -> str:
 
 def _report(result: dict[str, Any], dataset: str) -> None:
     device, host, accuracy = result["device"], result["host_us_per_image"], result["accuracy"]
-    provenance = device["provenance"]
+    provenance, unit = device["provenance"], result["unit"]
     table = Table(title=f"{result['model']} on {dataset}", show_header=False, title_justify="left")
+    article = "an" if unit == "image" else "a"
     rows = {
         "overlay": result["overlay"],
-        "images": f"{result['images']:,}",
+        f"{unit}s": f"{result['images']:,}" + (f" of {result['steps']:,} steps" if unit == "sequence" else ""),
         "accuracy": f"float {_percent(accuracy['float'])}   golden {_percent(accuracy['golden'])}   "
         f"board {_percent(accuracy['board'])}",
-        "equal to golden": f"{result['equal_to_golden']:,} of {result['images']:,}, every bit of every output",
+        "equal to golden": f"{result['equal_to_golden']:,} of {result['compared_with_golden']:,} compared, "
+        "every bit of every output",
         "parameters": f"{result['parameters']:,} ({result['compression']:.1f} x fewer than dense)",
+        "segments": f"{result['segments']}, loaded {result['program_loads']} times: {result['plan']}",
         "batches": f"{result['batches']} of up to {result['batch_size']}",
         "DMA bytes": f"{result['dma_bytes']['in']:,} in, {result['dma_bytes']['out']:,} out, "
         f"{result['dma_bytes']['program']:,} program",
-        f"device cycles ({provenance})": f"{device['cycles']:,}, {device['cycles_per_image']:,.0f} an image",
-        f"device rate ({provenance})": f"{device['images_per_second'] or 0:,.0f} images/s at "
+        f"device cycles ({provenance})": f"{device['cycles']:,}, {device['cycles_per_image']:,.0f} {article} {unit}; "
+        f"{device['load_cycles']:,} for loading",
+        f"device rate ({provenance})": f"{device['images_per_second'] or 0:,.0f} {unit}s/s at "
         f"{device['clock_mhz']:g} MHz",
-        "host time per image": f"pack {host['pack']:.2f} us, wait {host['wait']:.2f} us, "
+        f"host time per {unit}": f"pack {host['pack']:.2f} us, wait {host['wait']:.2f} us, "
         f"unpack {host['unpack']:.2f} us, in all {host['total']:.2f} us ({host['provenance']})",
     }
     if "picture" in result:

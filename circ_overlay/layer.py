@@ -209,8 +209,10 @@ class Layer:
                 f"{where}{name}={pair}: allowed are two integers, {least}..255",
             )
         circulant, product = self.opcode == spec.Opcode.CIRCULANT, self.opcode == spec.Opcode.PRODUCT
-        require(circulant or self.source.channels == self.target.channels,
-                f"{where}{self.opcode.name} of {self.source.channels} channels into {self.target.channels}")  # fmt: skip
+        require(
+            circulant or self.source.channels == self.target.channels,
+            f"{where}{self.opcode.name} of {self.source.channels} channels into {self.target.channels}",
+        )
         require((self.factor is not None) == product, f"{where}a second factor belongs to PRODUCT, and to it alone")
         require(
             not product or (self.taps, self.stride, self.padding) == ((1, 1), (1, 1), (0, 0)),
@@ -227,7 +229,7 @@ class Layer:
             ("source", self.source, pixelwise), ("residual", self.residual, True), ("factor", self.factor, True)
         ):  # fmt: skip
             require(
-                m is None or m == self.target and in_place and self.pool == (1, 1) or not m.overlaps(self.target),
+                m is None or (m == self.target and in_place and self.pool == (1, 1)) or not m.overlaps(self.target),
                 f"{where}its target overlaps its {name}",
             )
 
@@ -239,7 +241,8 @@ class Layer:
             f"{where}out_frac={self.out_frac}: a {self.activation.name.lower()} gives {width - 1} fraction bits",
         )
         require(
-            self.ceiling is None or self.activation == spec.Activation.RELU and 0 < self.ceiling <= limits(width)[1],
+            self.ceiling is None
+            or (self.activation == spec.Activation.RELU and 0 < self.ceiling <= limits(width)[1]),
             f"{where}ceiling={self.ceiling}: it limits a ReLU to 1..{limits(width)[1]}",
         )
         for name, bits in (("scale", spec.SCALE_BITS), ("bias", spec.BIAS_BITS)):
@@ -263,7 +266,7 @@ class Layer:
             return
         require(k == 1 or k in spec.BLOCK_SIZES, f"{where}block size {k}: allowed are 1 and {spec.BLOCK_SIZES}")
         require(
-            not self.gather or k > 1 and self.source.channels <= spec.MAX_GATHER_CHANNELS,
+            not self.gather or (k > 1 and self.source.channels <= spec.MAX_GATHER_CHANNELS),
             f"{where}gather with k={k} and {self.source.channels} channels: it takes k >= 4 and at most "
             f"{spec.MAX_GATHER_CHANNELS} channels",
         )

@@ -32,12 +32,16 @@ def answers_figure(
 
     Parameters
     ----------
-    images : (n, height, width)
+    images : (n, height, width), or (n, height, width, 3) in colour: bytes, or numbers 0..1
     answers, labels : (n,)
     shown : number of images drawn; up to a quarter of them wrong ones
     """
     from matplotlib.figure import Figure
 
+    if images.ndim == 4 and images.shape[3] == 1:
+        images = images[..., 0]
+    if images.ndim != 3 and (images.ndim != 4 or images.shape[3] != 3):
+        raise ValueError(f"images of shape {images.shape}: a picture takes (n, height, width) or (n, height, width, 3)")
     wrong = np.flatnonzero(answers != labels)[: shown // 4]
     right = np.flatnonzero(answers == labels)[: shown - len(wrong)]
     picked = [*wrong, *right]

@@ -170,7 +170,7 @@ class Program:
             for s in slices:
                 tensor = self.tensor(s.tensor)
                 require(
-                    0 <= s.first and 0 < s.channels and s.first + s.channels <= tensor.channels,
+                    s.first >= 0 and s.channels > 0 and s.first + s.channels <= tensor.channels,
                     f"{where}channels {s.first}..{s.first + s.channels - 1} of {s.tensor}: it has {tensor.channels}",
                 )
                 words += tensor.pixels * spec.pixel_words(s.channels)
@@ -189,7 +189,9 @@ class Program:
                 f"{where}a stream carries bytes or int16, not both")  # fmt: skip
 
     @classmethod
-    def chain(cls, *, name: str, width: int, input: Port, output: Port, layers: Sequence[Layer], **rest: Any) -> Program:
+    def chain(
+        cls, *, name: str, width: int, input: Port, output: Port, layers: Sequence[Layer], **rest: Any
+    ) -> Program:
         """A program of one segment: the input fills the first layer's source, the last one's target is sent."""
         first, last = layers[0].source, layers[-1].target
         segment = Segment(

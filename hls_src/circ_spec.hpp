@@ -134,9 +134,9 @@ inline constexpr Field SPEC_VERSION{24, 8};
 // What spec.CoreConfig() is, where a build says nothing else.
 namespace default_build {
 inline constexpr std::uint32_t WIDTH = 12;
-inline constexpr std::uint32_t LANES = 54;
+inline constexpr std::uint32_t LANES = 52;
 inline constexpr std::uint32_t SAMPLES = 4;
-inline constexpr std::uint32_t WEIGHT_WORDS = 65536;
+inline constexpr std::uint32_t WEIGHT_WORDS = 79872;
 inline constexpr std::uint32_t MAP_ELEMENTS = 131072;
 inline constexpr std::uint32_t AFFINE_CHANNELS = 4096;
 inline constexpr std::uint32_t INSTRUCTIONS = 64;

@@ -235,7 +235,8 @@ class NetworkBuilder:
                 target = Map(height=shape[0], width=shape[1], channels=channels, base=base + first, pitch=pitch)
                 parts.append(self.circulant(source, block=int(rng.choice([1, 4, 8])), window=False, target=target))
             gap = 4 * words[0] - parts[0].place.channels
-            values = np.concatenate([parts[0].values, np.zeros((*parts[0].values.shape[:3], gap), np.int64), parts[1].values], 3)
+            zeros = np.zeros((*parts[0].values.shape[:3], gap), np.int64)
+            values = np.concatenate([parts[0].values, zeros, parts[1].values], 3)
             whole = replace(parts[0].place, channels=4 * words[0] + parts[1].place.channels)
             self.live = [m for m in self.live if m.place not in (parts[0].place, parts[1].place)]
             self.live.append(Live(whole, values))
@@ -278,7 +279,8 @@ class NetworkBuilder:
             state = Span(base=memory.base, words=memory.pixel_words)
             before = Live(memory, random_integers(rng, self.width, (self.SAMPLES, 1, 1, memory.channels), "bell"))
             entered = self._pooled_vector(self.live[-1], memory.channels)
-            mixed = self.circulant(before, block=self._block(), window=False, channels=memory.channels, residual=entered)
+            block, channels = self._block(), memory.channels
+            mixed = self.circulant(before, block=block, window=False, channels=channels, residual=entered)
             self.add(spec.Opcode.PRODUCT, mixed, memory, factor=before, residual=mixed)
             self.free.clear()
         for kind in kinds:

@@ -10,7 +10,6 @@ compute nothing sensible.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 import numpy as np

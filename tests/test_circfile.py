@@ -19,10 +19,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from circ_overlay import Program, spec
-from circ_overlay.compiler import Linear, compile
+from circ_overlay import Program, golden, spec
+from circ_overlay.compiler import AvgPool2d, Conv2d, Linear, Network, Operation, compile
 from circ_overlay.errors import ProgramError, ProgramFileError
 from circ_overlay.files import atomic_write
+from circ_overlay.program import Map, Slice, Span
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -96,7 +97,7 @@ def test_no_pickle_inside(content, tmp_path):
 
 def test_pickled_array_is_refused(content, tmp_path):
     def change(members):
-        members["arrays/00.weights.npy"] = pickle.dumps(np.zeros(3))
+        members["arrays/00.00.weights.npy"] = pickle.dumps(np.zeros(3))
 
     with pytest.raises(ProgramFileError, match="malformed"):
         Program.load(rewrite(content, tmp_path, change))
@@ -156,8 +157,8 @@ def test_foreign_manifest(content, tmp_path):
 
 
 def test_future_format(content, tmp_path):
-    with pytest.raises(ProgramFileError, match="file format 2 is newer than 1.*upgrade circ-overlay"):
-        Program.load(rewrite(content, tmp_path, edit_manifest(format_version=2)))
+    with pytest.raises(ProgramFileError, match="file format 3 is newer than 2.*upgrade circ-overlay"):
+        Program.load(rewrite(content, tmp_path, edit_manifest(format_version=3)))
 
 
 @pytest.mark.parametrize(
@@ -176,9 +177,9 @@ def test_other_specification(content, tmp_path, version, message):
 
 def test_wrong_checksum_names_the_member(content, tmp_path):
     def change(members):
-        members["arrays/00.bias.npy"] = members["arrays/01.bias.npy"]
+        members["arrays/00.00.bias.npy"] = members["arrays/00.01.bias.npy"]
 
-    with pytest.raises(ProgramFileError, match=r"checksum of arrays/00\.bias\.npy is wrong"):
+    with pytest.raises(ProgramFileError, match=r"checksum of arrays/00\.00\.bias\.npy is wrong"):
         Program.load(rewrite(content, tmp_path, change, sums=False))
 
 
@@ -187,15 +188,20 @@ def test_extra_member_is_noticed(content, tmp_path):
         Program.load(rewrite(content, tmp_path, lambda m: m.update({"x": b"x"}), sums=False))
 
 
+PORT = {"shape": [3, 5], "frac": 0, "storage": "uint8", "pixels": 1, "channels_first": False}
+
+
 @pytest.mark.parametrize(
     "change",
     [
-        edit_manifest(width="12"), edit_manifest(width=99), edit_manifest(width=True), edit_manifest(layers=[]),
-        edit_manifest(layers=None), edit_manifest(input=[]), edit_manifest(labels=["one"]),
-        edit_manifest(input={"shape": [3, 6], "frac": 0, "storage": "uint8"}),
-        edit_manifest(input={"shape": [3, 5], "frac": 0, "storage": "float"}),
-        edit_manifest(output={"shape": [3], "frac": 0.5, "storage": "int16"}),
-        edit_manifest(input={"shape": [64, 3, 3074457345618258603], "frac": 0, "storage": "uint8"}),
+        edit_manifest(width="12"), edit_manifest(width=99), edit_manifest(width=True), edit_manifest(segments=[]),
+        edit_manifest(segments=None), edit_manifest(input=[]), edit_manifest(labels=["one"]),
+        edit_manifest(input={**PORT, "shape": [3, 4]}),
+        edit_manifest(input={**PORT, "storage": "float"}),
+        edit_manifest(output={**PORT, "shape": [3], "frac": 0.5, "storage": "int16"}),
+        edit_manifest(input={**PORT, "shape": [64, 3, 3074457345618258603]}),
+        edit_manifest(input={**PORT, "pixels": 2}), edit_manifest(tensors={"t": {"pixels": 1}}),
+        edit_manifest(input={**PORT, "extra": 1}),
         edit_manifest(labels="abc"), edit_manifest(name=None), edit_manifest(name="a\x1b[2J"),
         edit_manifest(format_version=0), edit_manifest(format_version=True),
     ],
@@ -213,16 +219,65 @@ def test_oversized_archive_is_not_unpacked(tmp_path):
         Program.load(path)
 
 
+def with_segments(program, *changes):
+    """The program with its first segments changed."""
+    changed = [dataclasses.replace(s, **c) for s, c in zip(program.segments, changes)]
+    return dataclasses.replace(program, segments=(*changed, *program.segments[len(changed) :]))
+
+
 def test_program_validation_messages(program):
-    first, second = program.layers
-    with pytest.raises(ProgramError, match="takes 20 features, but 15 arrive"):
-        dataclasses.replace(program, layers=(second, first))
-    with pytest.raises(ProgramError, match="weights exceeds 8 bits"):
+    (segment,) = program.segments
+    first, second = segment.layers
+    with pytest.raises(ProgramError, match="weights exceed 8 bits"):
         dataclasses.replace(program, width=8, input=dataclasses.replace(program.input, storage="int16"))
     with pytest.raises(ProgramError, match="2 labels for 3 outputs"):
         dataclasses.replace(program, labels=("a", "b"))
     with pytest.raises(ProgramError, match="acc_shift=41"):
-        dataclasses.replace(program, layers=(dataclasses.replace(first, acc_shift=41), second))
+        with_segments(program, {"layers": (dataclasses.replace(first, acc_shift=41), second)})
+    with pytest.raises(ProgramError, match="its target overlaps its source"):
+        with_segments(program, {"layers": (dataclasses.replace(first, target=first.source), second)})
+    for change, message in (
+        ({"u8": False}, "u8=False, but the input port carries uint8"),
+        ({"input": Span(words=3)}, "input of 3 words, but its tensors fill 4"),
+        ({"layers": ()}, "0 layers"),
+        ({"reads": (Slice(tensor="none", channels=1),)}, "there is no tensor 'none'"),
+        ({"reads": (Slice(tensor="output", channels=3),)}, "reads of 'output' what no segment before has written"),
+        ({"writes": (Slice(tensor="output", first=1, channels=3),)}, r"channels 1\.\.3 of output: it has 3"),
+        ({"writes": (Slice(tensor="output", channels=2),)}, "do not write all"),
+        ({"writes": (Slice(tensor="input", channels=3),)}, "writes 'input' twice"),
+    ):
+        with pytest.raises(ProgramError, match=message):
+            with_segments(program, change)
+
+
+def test_round_trip_of_segments_residuals_and_sequences(tmp_path):
+    rng = np.random.default_rng(0)
+    weight = rng.normal(size=(4, 4, 3, 3, 4)) / 12
+    network = Network(
+        layers=(
+            Conv2d(weight, padding=1, name="a", activation="relu", ceiling=6.0),
+            Conv2d(weight, padding=1, name="b", residual="a", pool=(2, 2)),
+            AvgPool2d(3, name="mean"),
+        ),
+        input_shape=(6, 6, 16),
+    )  # fmt: skip
+    images = rng.normal(size=(20, 6, 6, 16))
+    cut = compile(network, images, config=spec.CoreConfig(weight_words=200, map_elements=1500))
+    assert len(cut.segments) > 2
+    h = Network(
+        layers=(Operation(name="n", source=("input", "h"), weight=rng.normal(size=(2, 4, 1, 1, 4)) / 4,
+                          out_channels=8, target="h", activation="tanh"),),
+        input_shape=(1, 1, 8), states={"h": 8},
+    )  # fmt: skip
+    steps = rng.normal(size=(5, 8))
+    for program, x in ((cut, images), (compile(h, [steps]), steps)):
+        program.save(tmp_path / "a.circ")
+        back = Program.load(tmp_path / "a.circ")
+        assert back.tensors == program.tensors
+        for a, b in zip(back.images, program.images, strict=True):
+            np.testing.assert_array_equal(a, b)
+        quantised = program.input.quantise(x, 12)
+        np.testing.assert_array_equal(golden.run(back, quantised), golden.run(program, quantised))
 
 
 def test_values_just_beyond_their_fields_are_refused(program):
@@ -238,21 +293,29 @@ def test_values_just_beyond_their_fields_are_refused(program):
         for good in (-top, top - 1):
             with_value(name, good).validate(12)
         for bad in (-top - 1, top):
-            with pytest.raises(ProgramError, match=rf"{name} exceeds {bits} bits"):
+            with pytest.raises(ProgramError, match=rf"{name} exceeds? {bits} bits"):
                 with_value(name, bad).validate(12)
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"weights": np.zeros((3, 3, 4, 2), np.int16)}, r"\(3, 3\) blocks: \(3, 2\) are needed for k=8"),
-        ({"weights": np.zeros((3, 2, 3, 2), np.int16)}, "block size 6"),
-        ({"weights": np.zeros((3, 2, 4), np.int16)}, r"expected \(p, q, k/2, 2\)"),
+        ({"weights": np.zeros((3, 3, 4, 2), np.int16)}, r"weights of shape \(3, 3, 4, 2\): expected \(3, 2, 4, 2\)"),
+        ({"block_size": 6}, "block size 6"),
+        ({"weights": np.zeros((3, 2, 4), np.int16)}, r"weights of shape \(3, 2, 4\)"),
+        ({"gather": True}, "gather with k=8 and 15 channels"),
+        ({"taps": (0, 1)}, r"taps=\(0, 1\)"), ({"padding": (0, 256)}, r"padding=\(0, 256\)"),
+        ({"factor": Map(channels=20)}, "a second factor belongs to PRODUCT"),
+        ({"residual": Map(channels=19)}, r"residual of shape \(1, 1, 19\)"),
+        ({"ceiling": 0}, "ceiling=0"), ({"ceiling": 2048}, "ceiling=2048"), ({"add_shift": 29}, "add_shift=29"),
+        ({"opcode": spec.Opcode.SUM}, "SUM of 15 channels into 20"),
+        ({"source": Map(channels=15, pitch=3)}, "pitch=3: a pixel fills 4 words"),
+        ({"source": Map(channels=15, base=-1)}, "base=-1"),
         ({"scale": np.zeros(19, np.int32)}, r"scale of shape \(19,\): expected \(20,\)"),
         ({"bias": np.zeros(20)}, "bias of dtype float64"),
         ({"out_frac": 65}, "out_frac=65"),
         ({"activation": spec.Activation.TANH, "out_frac": 8}, "a tanh gives 11 fraction bits"),
-        ({"in_features": 0}, "in_features=0"),
+        ({"source": Map(channels=0, pitch=1)}, "source channels=0"),
         ({"name": "two\nlines"}, "expected text"),
     ],
 )
@@ -293,7 +356,7 @@ def array_file(header):
     ],
 )
 def test_absurd_arrays_with_right_checksums(content, tmp_path, member):
-    path = rewrite(content, tmp_path, lambda m: m.update({"arrays/00.bias.npy": member}))
+    path = rewrite(content, tmp_path, lambda m: m.update({"arrays/00.00.bias.npy": member}))
     with pytest.raises(ProgramFileError):
         Program.load(path)
 

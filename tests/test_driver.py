@@ -24,9 +24,11 @@ import pytest
 
 pytest.importorskip("pynq", reason="the driver needs pynq")
 
+import builders
 import pynq
+from builders import reference
 
-from circ_overlay import CirculantOverlay, Program, emulator, golden, spec
+from circ_overlay import CirculantOverlay, Program, emulator, spec
 from circ_overlay.emulator import bitstream, faults
 from circ_overlay.engines import available_engines
 from circ_overlay.errors import BoardError, CoreError, CoreTimeoutError, DmaError, IncompatibleError
@@ -35,8 +37,24 @@ ROOT = Path(__file__).resolve().parents[1]
 ENGINES = [name for name, state in available_engines().items() if state == "ready"]
 
 
-def reference(program, x):
-    return golden.run(program, program.input.quantise(x, program.width))
+def altered(program, change, name="other"):
+    """The same program with other numbers: `change` makes a layer's new fields."""
+    segments = tuple(
+        dataclasses.replace(s, layers=tuple(dataclasses.replace(la, **change(la)) for la in s.layers))
+        for s in program.segments
+    )
+    return dataclasses.replace(program, name=name, segments=segments)
+
+
+def negated(program, name="other"):
+    return altered(program, lambda la: {"weights": -la.weights}, name)
+
+
+@pytest.fixture(scope="session")
+def small_program():
+    """A three-layer program with every kind of raggedness, and samples for it."""
+    program = builders.mlp()
+    return program, builders.samples(program, 5000)
 
 
 @pytest.fixture(params=ENGINES)
@@ -88,8 +106,7 @@ def test_program_from_a_file(overlay, small_program, tmp_path):
 
 def test_weights_are_loaded_once_and_again_after_another_network(overlay, small_program):
     program, x = small_program
-    other = dataclasses.replace(program, name="other", layers=tuple(
-        dataclasses.replace(la, weights=-la.weights) for la in program.layers))  # fmt: skip
+    other = negated(program)
     first, second = overlay.load(program, batch_size=100), overlay.load(other, batch_size=100)
     for _ in range(3):
         first.predict(x[:250])
@@ -106,15 +123,16 @@ def test_statistics_count_what_moved(overlay, small_program):
     before = dict(vars(overlay.device.fabric.counters))
     network.predict(x[:250])
     s = network.statistics
-    assert s.bytes_in == 250 * 8 * program.input.beats
-    assert s.bytes_out == 250 * 8 * program.output.beats
+    assert s.bytes_in == 250 * 8 * program.segments[0].in_beats
+    assert s.bytes_out == 250 * 8 * program.segments[0].out_beats
     moved = {key: value - before[key] for key, value in vars(overlay.device.fabric.counters).items()}
     assert moved["mm2s_bytes"] == s.bytes_in + s.program_bytes
     assert moved["s2mm_bytes"] == s.bytes_out
     assert s.cycles > 0
     assert sum(s.layer_cycles) <= s.cycles
     assert s.cycles_provenance == "modelled"
-    assert s.device_s == pytest.approx(s.cycles / 100e6)
+    assert s.load_cycles == len(program.image)
+    assert s.device_s == pytest.approx((s.cycles + s.load_cycles) / 100e6)
     rows = network.layer_table()
     assert [row["layer"] for row in rows] == ["relu16", "tanh8", "identity4"]
     assert all(row["cycles_per_image"] > 0 for row in rows)
@@ -123,14 +141,14 @@ def test_statistics_count_what_moved(overlay, small_program):
 
 
 def test_cycles_are_those_of_the_model(overlay, small_program):
-    from circ_overlay.image import instructions
-    from circ_overlay.perf.cycles import model
+    from circ_overlay.perf.cycles import segment_plan
 
     program, x = small_program
     network = overlay.load(program, batch_size=128)
     network.predict(x[:128])
-    total, layers = model(overlay.config, instructions(program), 128)
-    assert (network.statistics.cycles, network.statistics.layer_cycles) == (total, layers)
+    (expected,) = segment_plan(overlay.config, program, 128)
+    s = network.statistics
+    assert (s.load_cycles, s.cycles, s.layer_cycles) == expected
 
 
 def test_submit_returns_before_the_result_and_keeps_order(overlay, small_program):
@@ -154,7 +172,7 @@ def test_the_next_batch_is_packed_while_the_core_runs(small_program, monkeypatch
 
         def watched_pack(job):
             batch = pack(job)
-            packed.append(batch.images)
+            packed.append(batch)
             if len(packed) == 2:
                 second_packed.set()
             return batch
@@ -195,8 +213,7 @@ def test_predict_async(overlay, small_program):
 
 def test_many_threads_two_networks(overlay, small_program):
     program, x = small_program
-    other = dataclasses.replace(program, name="other", layers=tuple(
-        dataclasses.replace(la, bias=-la.bias) for la in program.layers))  # fmt: skip
+    other = altered(program, lambda la: {"bias": -la.bias})
     networks = {name: (overlay.load(p, batch_size=32), p) for name, p in (("a", program), ("b", other))}
     wrong, right = [], []
 
@@ -349,9 +366,10 @@ def test_width_mismatch(tmp_path, small_program):
     [
         ({"weight_words": 64}, r"needs 168 weight words, this core has 64"),
         ({"affine_channels": 70}, r"needs 75 affine channels, this core has 70"),
-        ({"map_elements": 32}, r"needs 64 map elements, this core has 32"),
+        ({"map_elements": 32}, r"small, layer 'identity4' needs 112 map elements, this core has 32"),
         ({"instructions": 2}, r"needs 3 instructions, this core has 2"),
-        ({"capability": 1}, r"needs SIGMOID_TANH, which this build of the core lacks"),
+        ({"spectra_words": 27}, r"small, layer 'tanh8' needs 28 spectra words, this core has 27"),
+        ({"capability": 1}, r"layer 'tanh8' needs SIGMOID_TANH, which this build of the core lacks; compile it for"),
     ],
 )
 def test_program_that_does_not_fit(tmp_path, small_program, config, message):
@@ -364,11 +382,8 @@ def test_program_that_does_not_fit(tmp_path, small_program, config, message):
 
 @pytest.mark.parametrize("width", [9, 16])
 def test_other_widths_run(tmp_path, width):
-    from circ_overlay.compiler import Linear, compile
-
-    rng = np.random.default_rng(0)
-    x = rng.integers(0, 256, (70, 20)).astype(np.uint8)
-    program = compile([Linear(weight=rng.normal(size=(2, 3, 8)), in_features=20)], x, width=width)
+    program = builders.mlp(width=width, u8=True)
+    x = builders.samples(program, 70)
     with CirculantOverlay(build(tmp_path, width=width), device=emulator.install()) as overlay:
         got = overlay.load(program, batch_size=32).predict(x, raw=True)
     np.testing.assert_array_equal(got, reference(program, x))
@@ -480,7 +495,7 @@ def test_stuck_channel_times_out_with_a_diagnosis(quick, small_program, channel)
     text = str(caught.value)
     cause = {"mm2s": "does not take its input", "s2mm": "all input was sent|does not take its input"}[channel]
     assert re.search(f"Likely cause: .*({cause})", text)
-    for part in ("no end after 0.3 s", "MM2S DMASR=0x", "S2MM DMASR=0x", f"{40 * 8 * program.input.beats} bytes asked",
+    for part in ("no end after 0.3 s", "MM2S DMASR=0x", "S2MM DMASR=0x", f"{40 * 64} bytes asked",
                  "LENGTH reads", "core ", "last command RUN, batch 40", "Likely cause:"):  # fmt: skip
         assert part in text, part
     check_recovery(quick, program, x)
@@ -621,6 +636,8 @@ def test_device_time_does_not_depend_on_the_engines_speed(small_program, monkeyp
     device = emulator.install(engine="golden")
     with CirculantOverlay(device=device) as overlay:
         quick, slow = overlay.load(program), overlay.load(program)
+        quick.predict(x[:1])
+        quick.reset_statistics()
         quick.predict(x[:200])
         engine = device.fabric.core.engine
         run = engine.run
@@ -635,6 +652,8 @@ def test_device_time_follows_the_clock(overlay, small_program):
 
     program, x = small_program
     network = overlay.load(program)
+    network.predict(x[:100])
+    network.reset_statistics()
     network.predict(x[:100])
     before = network.statistics.device_s
     Clocks.fclk0_mhz = 50
@@ -679,8 +698,7 @@ def test_overlay_opened_while_another_has_a_batch_under_way(small_program, monke
 
 def test_two_overlays_on_one_fabric_take_turns(device, small_program):
     program, x = small_program
-    other = dataclasses.replace(program, name="other", layers=tuple(
-        dataclasses.replace(la, weights=-la.weights) for la in program.layers))  # fmt: skip
+    other = negated(program)
     with CirculantOverlay(device=device) as first, CirculantOverlay(device=device, download=False) as second:
         a, b = first.load(program, batch_size=20), second.load(other, batch_size=20)
         for _ in range(2):
@@ -819,15 +837,15 @@ def test_abandoned_batch_does_not_delay_the_next_one(quick, small_program, monke
     check_recovery(quick, program, x)
 
 
-def test_forked_child_is_told():
+def test_forked_child_is_told(tmp_path, small_program):
     """In a process of its own: a fork of this one would have to copy what all the tests before have mapped."""
     script = """
-import os, numpy as np
+import os, sys, numpy as np
 from circ_overlay import CirculantOverlay
 from circ_overlay.errors import BoardError
 overlay = CirculantOverlay()
-network = overlay.load("digits-mlp")
-x = np.zeros((3, 8, 8), np.uint8)
+network = overlay.load(sys.argv[1])
+x = np.zeros((3, 30))
 network.predict(x)
 reader, writer = os.pipe()
 child = os.fork()
@@ -842,31 +860,35 @@ if child == 0:
 os.waitpid(child, 0)
 print(os.read(reader, 1000).decode(), network.predict(x).shape)
 """
-    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    small_program[0].save(tmp_path / "small.circ")
+    command = [sys.executable, "-c", script, str(tmp_path / "small.circ")]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert "belongs to the parent process" in done.stdout, done.stderr
-    assert done.stdout.endswith("(3, 10)\n")
+    assert done.stdout.endswith("(3, 5)\n")
 
 
-def test_process_ends_with_work_pending(tmp_path):
+def test_process_ends_with_work_pending(tmp_path, small_program):
     """The main thread ends while another one is in predict and more is queued: the process ends all the same."""
     script = """
-import threading, time, numpy as np
-from circ_overlay import CirculantOverlay, models, emulator
+import sys, threading, time, numpy as np
+from circ_overlay import CirculantOverlay, emulator
 device = emulator.install(engine="golden")
 overlay = CirculantOverlay(device=device)
-network = overlay.load("digits-mlp", batch_size=10)
-network.predict(np.zeros((1, 8, 8), np.uint8))
+network = overlay.load(sys.argv[1], batch_size=10)
+network.predict(np.zeros((1, 30)))
 run = device.fabric.core.engine.run
 device.fabric.core.engine.run = lambda n, w: (time.sleep(0.05), run(n, w))[1]
 def user():
     try:
-        network.predict(np.zeros((100, 8, 8), np.uint8))
+        network.predict(np.zeros((100, 30)))
     except BaseException as error:
         print(type(error).__name__)
 threading.Thread(target=user).start()
-network.submit(np.zeros((10000, 8, 8), np.uint8))
+network.submit(np.zeros((10000, 30)))
 """
-    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    small_program[0].save(tmp_path / "small.circ")
+    command = [sys.executable, "-c", script, str(tmp_path / "small.circ")]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
 
 
@@ -929,9 +951,9 @@ def test_damaged_hwh(tmp_path):
 
 
 def test_scaled_pixels_are_warned_of(overlay):
-    network = overlay.load("digits-mlp")
+    network = overlay.load(builders.mlp(u8=True))
     with pytest.warns(UserWarning, match="takes raw pixels, 0..255: were they scaled"):
-        network.predict(np.full((2, 8, 8), 0.7))
+        network.predict(np.full((2, 30), 0.7))
 
 
 def test_zoo_program_loads(overlay):

@@ -13,13 +13,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import builders
 import numpy as np
 import pytest
 
 from circ_overlay import emulator, golden, spec
 from circ_overlay.emulator import EmulationDeadlockError, UnmappedAddressError, bitstream, faults
 from circ_overlay.errors import BoardError, IncompatibleError
-from circ_overlay.program import Layer, Port, Program
+from circ_overlay.program import Program
 
 pynq: Any = pytest.importorskip("pynq")
 from pynq.pl_server.device import Device  # noqa: E402
@@ -44,25 +45,7 @@ SKELETON = """<EDKSYSTEM><SYSTEMINFO NAME="other"/><EXTERNALPORTS/><MODULES>
 @pytest.fixture(scope="module")
 def small() -> Program:
     """A layer with bias, relu and a block size that divides neither side."""
-    random = np.random.default_rng(3)
-    layer = Layer(
-        in_features=20,
-        out_features=10,
-        weights=random.integers(-300, 300, (2, 3, 4, 2)).astype(np.int16),
-        scale=random.integers(1, 1 << 12, 10).astype(np.int32),
-        bias=random.integers(-1000, 1000, 10),
-        acc_shift=8,
-        affine_shift=14,
-        activation=spec.Activation.RELU,
-        out_frac=0,
-    )
-    return Program(
-        name="small",
-        width=12,
-        input=Port(shape=(20,), frac=0),
-        output=Port(shape=(10,), frac=0),
-        layers=(layer,),
-    )
+    return builders.mlp(sizes=(20, 10), blocks=(8,))
 
 
 @pytest.fixture
@@ -116,9 +99,9 @@ class Core:
     def buffers(self, program: Program, batch: int) -> tuple[Any, Any, Any]:
         """Input buffer with samples, output buffer, and what is to come."""
         values = np.random.default_rng(batch).integers(-2048, 2048, (batch, program.input.features))
-        x = pynq.allocate((batch, 4 * program.input.beats), np.int16)
+        x = pynq.allocate((batch, 4 * program.segments[0].in_beats), np.int16)
         x[:, : values.shape[1]] = values
-        return x, pynq.allocate((batch, 4 * program.output.beats), np.int16), golden.run(program, values)
+        return x, pynq.allocate((batch, 4 * program.segments[0].out_beats), np.int16), golden.run(program, values)
 
     def send(self, x: Any, y: Any) -> None:
         self.start(spec.Command.RUN, len(x))
@@ -259,7 +242,7 @@ def test_load_and_run_equal_golden(bit: str, device: Any, small: Program, strict
     device = emulator.install(strict_cache=strict, engine="golden")
     core = Core(pynq.Overlay(bit))
     assert core.load(small) is spec.Status.OK
-    assert core.ip.read(OFFSET["program_id"]) == small.program_id
+    assert core.ip.read(OFFSET["program_id"]) == int(small.image[1]) & 0xFFFFFFFF
     for batch in (1, 2, 9):
         x, y, expected = core.buffers(small, batch)
         core.send(x, y)

@@ -9,13 +9,14 @@ import threading
 from collections.abc import Iterator
 from typing import Any
 
+import builders
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from circ_overlay import golden, spec
+from circ_overlay import golden, spec, transfer
 from circ_overlay.emulator import (
     EmulationDeadlockError,
     EmulationError,
@@ -34,7 +35,7 @@ from circ_overlay.emulator.intc import AxiIntc
 from circ_overlay.emulator.mapping import BusArray
 from circ_overlay.emulator.uio import UioLine
 from circ_overlay.engines import Engine, create_engine
-from circ_overlay.program import Layer, Port, Program
+from circ_overlay.program import Program
 
 MM2S, S2MM = DMA.base, DMA.base + 0x30
 CR, SR, ADDRESS, LENGTH = 0x00, 0x04, 0x18, 0x28
@@ -46,30 +47,7 @@ WINDOW = 64 * PAGE
 
 def program() -> Program:
     """Two small layers: the second one's block size differs."""
-    random = np.random.default_rng(7)
-
-    def layer(inputs: int, outputs: int, k: int, activation: spec.Activation) -> Layer:
-        grid = (-(-outputs // k), -(-inputs // k), k // 2, 2)
-        return Layer(
-            in_features=inputs,
-            out_features=outputs,
-            weights=random.integers(-300, 300, grid).astype(np.int16),
-            scale=random.integers(1, 1 << 12, outputs).astype(np.int32),
-            bias=random.integers(-1000, 1000, outputs),
-            acc_shift=8,
-            affine_shift=14,
-            activation=activation,
-            out_frac=0,
-        )
-
-    layers = (layer(20, 32, 8, spec.Activation.RELU), layer(32, 10, 4, spec.Activation.IDENTITY))
-    return Program(
-        name="small",
-        width=12,
-        input=Port(shape=(20,), frac=0),
-        output=Port(shape=(10,), frac=0),
-        layers=layers,
-    )
+    return builders.mlp(sizes=(20, 32, 10), blocks=(8, 4))
 
 
 def design(**changes: Any) -> Design:
@@ -146,13 +124,13 @@ def loop() -> Host:
 def samples(program: Program, batch: int) -> tuple[NDArray[np.int16], NDArray[Any]]:
     """Stream elements of a batch, padded to whole beats, and the golden outputs."""
     x = np.random.default_rng(batch).integers(-2048, 2048, (batch, program.input.features))
-    padded = np.zeros((batch, 4 * program.input.beats), np.int16)
+    padded = np.zeros((batch, 4 * program.segments[0].in_beats), np.int16)
     padded[:, : x.shape[1]] = x
     return padded, np.asarray(golden.run(program, x))
 
 
 def outputs(program: Program, batch: int, allocation: Any) -> Any:
-    rows = allocation.cpu.view(np.int16).reshape(batch, 4 * program.output.beats)
+    rows = allocation.cpu.view(np.int16).reshape(batch, 4 * program.segments[0].out_beats)
     return rows[:, : program.output.features]
 
 
@@ -409,14 +387,14 @@ def test_commands_that_end_at_once(host: Host, command: int, batch: int, status:
 @pytest.mark.parametrize("batch", [1, 2, 5])
 def test_load_and_run_equal_golden(host: Host, small: Program, batch: int) -> None:
     assert host.load(small.image) is spec.Status.OK
-    assert host.core("program_id") == small.program_id
+    assert host.core("program_id") == int(small.image[1]) & 0xFFFFFFFF
     assert host.core("cycles_low") == len(small.image)
     host.start(spec.Command.RUN, 0)
     assert host.finish() is spec.Status.BAD_BATCH
     x, expected = samples(small, batch)
     for _ in range(2):
         host.start(spec.Command.RUN, batch)
-        y = host.transfer(S2MM, np.zeros(batch * small.output.beats, np.uint64))
+        y = host.transfer(S2MM, np.zeros(batch * small.segments[0].out_beats, np.uint64))
         host.transfer(MM2S, x)
         assert host.finish() is spec.Status.OK
         np.testing.assert_array_equal(outputs(small, batch, y), expected)
@@ -425,7 +403,7 @@ def test_load_and_run_equal_golden(host: Host, small: Program, batch: int) -> No
     host.start(spec.Command.IDENTIFY)
     assert (host.finish(), host.core("images"), host.core("cycles_low")) == (spec.Status.OK, batch, 1)
     host.start(spec.Command.RUN, batch)
-    y = host.transfer(S2MM, np.zeros(batch * small.output.beats, np.uint64))
+    y = host.transfer(S2MM, np.zeros(batch * small.segments[0].out_beats, np.uint64))
     assert host.core("images") == 0
     host.transfer(MM2S, x)
     host.finish()
@@ -435,11 +413,37 @@ def test_load_and_run_equal_golden(host: Host, small: Program, batch: int) -> No
     assert host.core("cycles_high") == 0
 
 
+@pytest.mark.parametrize(
+    "made", [builders.recurrent(), builders.recurrent(u8=True, features=7), builders.convolution(segments=1)]
+)
+def test_what_a_beat_carries(host: Host, made: Program) -> None:
+    """Control beats of sequences, bytes, pixels filled up to map words."""
+    (segment,) = made.segments
+    assert host.load(made.image) is spec.Status.OK
+    x = made.input.quantise(builders.samples(made, 6), 12)
+    starts = np.array([True, False, False, True, True, False])
+    beats = np.zeros((6, segment.in_beats), np.uint64)
+    if segment.sequence:
+        beats[:, 0] = starts + 2  # only bit 0 counts
+    elements = beats[:, segment.sequence :].copy().view(segment.in_dtype)
+    transfer.pack(made, segment, {"input": made.input.to_pixels(x)}, elements)
+    beats[:, segment.sequence :] = elements.view(np.uint64)
+    host.start(spec.Command.RUN, 6)
+    y = host.transfer(S2MM, np.zeros(6 * segment.out_beats, np.uint64))
+    host.transfer(MM2S, beats)
+    assert host.finish() is spec.Status.OK
+    got = np.zeros((6, made.output.pixels, made.output.channels), np.int16)
+    transfer.unpack(made, segment, y.cpu.view(np.int16).reshape(6, -1), {"output": got})
+    np.testing.assert_array_equal(made.output.from_pixels(got), golden.run(made, x, starts=starts))
+    layers = [host.read(CORE.base + OFFSET["layer_cycles"] + 4 * n) for n in range(len(segment.layers) + 1)]
+    assert all(layers[:-1]) and not layers[-1]
+
+
 def test_run_counts_beats_not_packets(host: Host, small: Program) -> None:
     host.load(small.image)
     x, expected = samples(small, 3)
     host.start(spec.Command.RUN, 3)
-    y = host.transfer(S2MM, np.zeros(3 * small.output.beats, np.uint64))
+    y = host.transfer(S2MM, np.zeros(3 * small.segments[0].out_beats, np.uint64))
     beats = x.reshape(-1).view(np.uint64)
     for part in (beats[:4], beats[4:5], beats[5:]):
         host.transfer(MM2S, part)
@@ -455,7 +459,7 @@ def test_back_pressure_until_the_receiver_is_armed(host: Host, small: Program) -
     host.transfer(MM2S, x)
     assert host.read(MM2S + SR) & IDLE == 0, "the pipeline is full"
     assert "no more until S2MM is armed" in host.fabric.describe()
-    y = host.transfer(S2MM, np.zeros(4 * small.output.beats, np.uint64))
+    y = host.transfer(S2MM, np.zeros(4 * small.segments[0].out_beats, np.uint64))
     assert host.finish() is spec.Status.OK
     np.testing.assert_array_equal(outputs(small, 4, y), expected)
 
@@ -467,7 +471,7 @@ def test_done_only_when_the_output_is_taken(host: Host, small: Program) -> None:
     host.fabric.wait_quiet()
     assert host.core("CTRL") == 1, "ap_start stays set while the command executes"
     assert "waits for S2MM to take its results: 24 bytes" in host.fabric.describe()
-    host.transfer(S2MM, np.zeros(small.output.beats, np.uint64))
+    host.transfer(S2MM, np.zeros(small.segments[0].out_beats, np.uint64))
     assert host.finish() is spec.Status.OK
 
 
@@ -518,7 +522,7 @@ def test_auto_restart(host: Host, small: Program) -> None:
     host.write(CORE.base + OFFSET["batch"], 1)
     host.write(CORE.base, 0x81)
     for _ in range(3):
-        y = host.transfer(S2MM, np.zeros(small.output.beats, np.uint64))
+        y = host.transfer(S2MM, np.zeros(small.segments[0].out_beats, np.uint64))
         host.transfer(MM2S, x)
         host.fabric.wait_quiet()
         assert host.read(S2MM + SR) & IDLE
@@ -654,7 +658,7 @@ def slow(small: Program) -> Iterator[tuple[Host, SlowEngine, Any, NDArray[Any]]]
     host.load(small.image)
     x, expected = samples(small, 2)
     host.start(spec.Command.RUN, 2)
-    y = host.transfer(S2MM, np.zeros(2 * small.output.beats, np.uint64))
+    y = host.transfer(S2MM, np.zeros(2 * small.segments[0].out_beats, np.uint64))
     host.transfer(MM2S, x)
     assert engine.started.wait(10)
     yield host, engine, y, expected

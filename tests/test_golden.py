@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """The integer model against float references: exact where it must be, by SNR where it rounds."""
 
-import dataclasses
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 from scipy.linalg import circulant as dense_circulant
 
 from circ_overlay import golden, spec
-from circ_overlay.compiler import Linear, Network, compile
+from circ_overlay.compiler import Linear, Network, Operation, compile
 from circ_overlay.compiler.quantise import spectral_words
-from circ_overlay.fixedpoint import Format, limits
-from circ_overlay.program import Layer
+from circ_overlay.fixedpoint import Format, limits, round_shift
+from circ_overlay.program import Layer, Map
 
 
 def snr(reference, value):
@@ -120,12 +120,11 @@ def test_spectral_product_is_exact(batch, p, q, k, seed):
                 assert got[n, i, t].tolist() == want
 
 
-def test_no_fully_connected_layer_can_overflow_the_accumulators():
-    """The widest core, the most inputs an instruction can name, all values at their largest, any k."""
+def test_no_layer_can_overflow_the_accumulators():
+    """The widest core, the most products that a sum may have, all values at their largest, any k."""
     width = spec.WIDTHS[-1]
-    features = next(f.width for f in spec.INSTRUCTION_FIELDS if f.name == "in_features")
     for k in spec.BLOCK_SIZES:
-        blocks = ((1 << features) - 1) // k + 1
+        blocks = spec.MAX_TERMS // k
         word = 2 * (1 << (width - 1)) * (1 << (spec.spectrum_bits(width, k) - 1))
         assert blocks * word <= 1 << (spec.ACC_BITS - 1)
 
@@ -139,7 +138,7 @@ def test_spectral_weights_follow_the_column_convention():
         np.round(spectral_words(w[None, None].astype(float)) * 64).astype(np.int64),
         golden.forward_transform(x[None, None]),
     )
-    y = golden.inverse_transform(golden.round_shift(product, 4)) / (4 * k)
+    y = golden.inverse_transform(round_shift(product, 4)) / (4 * k)
     np.testing.assert_allclose(y[0, 0], dense_circulant(w) @ x, atol=6)
     assert np.abs(y[0, 0] - dense_circulant(w).T @ x).max() > 50
 
@@ -208,18 +207,7 @@ def test_surplus_outputs_do_not_reach_the_next_layer():
     x = rng.uniform(-1, 1, (200, 9))
     program = compile(network, x)
     outputs = program.output.value(golden.run(program, program.input.quantise(x, 12)))
-    assert snr(network.forward(x)[-1], outputs) > 45
-
-
-def test_every_layer_returns_the_last_one_last():
-    rng = np.random.default_rng(0)
-    x = rng.normal(size=(10, 8))
-    layers = tuple(Linear(weight=rng.normal(size=(2, n, 4)), activation="relu") for n in (2, 2))
-    program = compile(layers, x)
-    quantised = program.input.quantise(x, 12)
-    outputs = golden.run(program, quantised, every_layer=True)
-    assert len(outputs) == 2
-    np.testing.assert_array_equal(outputs[-1], golden.run(program, quantised))
+    assert snr(network.forward(x), outputs) > 45
 
 
 def test_bytes_enter_shifted_up():
@@ -232,15 +220,129 @@ def test_bytes_enter_shifted_up():
 def test_layer_ignores_nothing_of_its_arguments():
     """Each field of a layer changes the result: none is dead."""
     rng = np.random.default_rng(5)
+    channels = Map(channels=16, height=6, width=6)
     base = Layer(
-        in_features=16, out_features=16, weights=rng.integers(-2048, 2048, (2, 2, 4, 2)).astype(np.int16),
+        source=channels, target=Map(channels=16, height=3, width=3, base=1000), residual=replace(channels, base=2000),
+        block_size=8, taps=(3, 3), stride=(1, 1), padding=(1, 1), pool=(2, 2),
+        weights=rng.integers(-2048, 2048, (2, 18, 4, 2)).astype(np.int16),
         scale=rng.integers(-60000, 60000, 16).astype(np.int32), bias=rng.integers(-(1 << 28), 1 << 28, 16),
-        acc_shift=10, affine_shift=23, activation=spec.Activation.IDENTITY, out_frac=0,
+        acc_shift=8, affine_shift=21, add_shift=20, activation=spec.Activation.RELU, ceiling=2000, out_frac=0,
     )  # fmt: skip
-    x = rng.integers(-2048, 2048, (20, 16))
-    reference = golden.linear(base, x, 12)
+    base.validate(12)
+    x, r = rng.integers(-2048, 2048, (2, 20, 6, 6, 16))
+    reference = golden.apply(base, x, 12, residual=r)
     for change in (
-        {"weights": -base.weights}, {"scale": base.scale // 2}, {"bias": base.bias + (1 << 25)},
-        {"acc_shift": 11}, {"affine_shift": 22}, {"activation": spec.Activation.RELU},
+        {"weights": -base.weights}, {"scale": base.scale // 2}, {"bias": base.bias + (1 << 25)}, {"add_shift": 19},
+        {"acc_shift": 9}, {"affine_shift": 20}, {"activation": spec.Activation.IDENTITY}, {"ceiling": 1000},
+        {"padding": (0, 1)}, {"padding": (1, 0)}, {"stride": (2, 1)}, {"stride": (1, 2)},
+        {"taps": (9, 1)}, {"taps": (1, 9)}, {"opcode": spec.Opcode.SUM}, {"opcode": spec.Opcode.MAX},
     ):  # fmt: skip
-        assert (golden.linear(dataclasses.replace(base, **change), x, 12) != reference).any(), change
+        assert (golden.apply(replace(base, **change), x, 12, residual=r) != reference).any(), change
+
+
+def reference_layer(layer, x, width, residual=None, factor=None):
+    """The instruction page, one result at a time, in Python's integers; dense transforms where none may round."""
+    rows, columns, channels = layer.result_shape
+    top, bottom = limits(width)[1], limits(width)[0]
+    out = np.zeros((len(x), rows, columns, channels), object)
+    for n, y, u in np.ndindex(len(x), rows, columns):
+        window = []
+        for i, j in np.ndindex(layer.taps):
+            a, b = y * layer.stride[0] + i - layer.padding[0], u * layer.stride[1] + j - layer.padding[1]
+            inside = 0 <= a < x.shape[1] and 0 <= b < x.shape[2]
+            window.append([int(v) for v in x[n, a, b]] if inside else None)
+        for c in range(channels):
+            values = [w[c] for w in window if w is not None and c < len(w)]
+            if layer.opcode == spec.Opcode.MAX:
+                v = max(values, default=bottom)
+            elif layer.opcode == spec.Opcode.SUM:
+                v = sum(values)
+            elif layer.opcode == spec.Opcode.PRODUCT:
+                v = (values or [0])[0] * int(factor[n, y, u, c])
+            else:  # k = 1
+                padded = [(w or []) + [0] * (layer.weights.shape[1] * 4 // len(window) - len(w or [])) for w in window]
+                weights = layer.weights[c].reshape(len(window), -1).tolist()
+                v = sum(a * b for w, ws in zip(padded, weights) for a, b in zip(w, ws))
+            half = 1 << layer.acc_shift >> 1
+            v = (v + half) >> layer.acc_shift
+            bits = spec.SUM_BITS if layer.opcode == spec.Opcode.CIRCULANT else spec.TIME_BITS
+            if layer.opcode != spec.Opcode.MAX:
+                v = min(max(v, -(1 << bits - 1)), (1 << bits - 1) - 1)
+            v = v * int(layer.scale[c]) + int(layer.bias[c])
+            if residual is not None:
+                v += int(residual[n, y, u, c]) << layer.add_shift
+            v = (v + (1 << layer.affine_shift >> 1)) >> layer.affine_shift
+            low = 0 if layer.activation == spec.Activation.RELU else bottom
+            out[n, y, u, c] = min(max(v, low), top if layer.ceiling is None else layer.ceiling)
+    (a, b), (h, w) = layer.pool, (rows // layer.pool[0], columns // layer.pool[1])
+    return out.reshape(len(x), h, a, w, b, channels).max((2, 4)).astype(np.int64)
+
+
+@pytest.mark.parametrize("opcode", spec.Opcode)
+@given(data=st.data())
+@settings(max_examples=25, deadline=None)
+def test_layers_without_transforms_are_the_instruction_page(opcode, data):
+    draw = data.draw
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    width = draw(st.sampled_from([8, 12, 16]))
+    low, high = limits(width)
+    product = opcode == spec.Opcode.PRODUCT
+    pair = st.tuples(st.integers(1, 3), st.integers(1, 3))
+    taps, stride, pool = ((1, 1), (1, 1), (1, 1)) if product else (draw(pair), draw(pair), draw(pair))
+    padding = (0, 0) if product else draw(st.tuples(st.integers(0, 4), st.integers(0, 4)))
+    height, columns, channels = draw(st.integers(1, 6)), draw(st.integers(1, 6)), draw(st.integers(1, 9))
+    out = draw(st.integers(1, 5)) if opcode == spec.Opcode.CIRCULANT else channels
+    target = (height, columns) if product else (draw(st.integers(1, 3)), draw(st.integers(1, 3)))
+    result = Map(height=target[0] * pool[0], width=target[1] * pool[1], channels=out, base=4000)
+    weights = np.zeros((0, 0, 0, 2), np.int16)
+    if opcode == spec.Opcode.CIRCULANT:
+        words = taps[0] * taps[1] * spec.pixel_words(channels)
+        weights = rng.integers(low, high + 1, (out, words, 2, 2)).astype(np.int16)
+    relu = draw(st.booleans())
+    layer = Layer(
+        opcode=opcode, source=Map(height=height, width=columns, channels=channels),
+        target=Map(height=target[0], width=target[1], channels=out, base=2000),
+        residual=draw(st.sampled_from([None, result])), factor=result if product else None,
+        taps=taps, stride=stride, padding=padding, pool=pool, weights=weights,
+        scale=rng.integers(-(1 << 17), 1 << 17, out).astype(np.int32), bias=rng.integers(-(1 << 39), 1 << 39, out),
+        acc_shift=draw(st.integers(0, 12)), affine_shift=draw(st.integers(10, 40)), add_shift=draw(st.integers(0, 28)),
+        activation=spec.Activation.RELU if relu else spec.Activation.IDENTITY,
+        ceiling=draw(st.integers(1, high)) if relu else None, out_frac=0,
+    )  # fmt: skip
+    layer.validate(width)
+    x = rng.integers(low, high + 1, (2, height, columns, channels))
+    r, f = rng.integers(low, high + 1, (2, 2, *layer.result_shape))
+    operands = {"residual": None if layer.residual is None else r, "factor": f if product else None}
+    np.testing.assert_array_equal(
+        golden.apply(layer, x, width, **operands), reference_layer(layer, x, width, **operands)
+    )
+
+
+@pytest.mark.parametrize("k", spec.BLOCK_SIZES)
+@pytest.mark.parametrize("gather", [False, True])
+def test_convolution_against_a_dense_float_one(k, gather):
+    rng = np.random.default_rng(k)
+    channels, out, (r, s) = (3 if gather else k + k // 2 + 1), k + 3, (3, 2)
+    q = -(-channels * (r * s if gather else 1) // k)
+    w = rng.normal(size=(-(-out // k), q, *((1, 1) if gather else (r, s)), k))
+    kernel = np.zeros((out, channels, r, s))
+    for i, j in np.ndindex(r, s):
+        if gather:
+            first = (i * s + j) * channels
+            whole = np.block([[dense_circulant(b) for b in row] for row in w[:, :, 0, 0]])
+            kernel[:, :, i, j] = whole[:out, first : first + channels]
+        else:
+            whole = np.block([[dense_circulant(b) for b in row] for row in w[:, :, i, j]])
+            kernel[:, :, i, j] = whole[:out, :channels]
+    x = rng.uniform(-1, 1, (8, 7, 6, channels))
+    padded = np.pad(x, [(0, 0), (1, 1), (0, 1), (0, 0)])
+    y = np.zeros((8, 4, 6, out))
+    for a, b in np.ndindex(4, 6):
+        y[:, a, b] = np.einsum("nijc,ocij->no", padded[:, 2 * a : 2 * a + r, b : b + s], kernel)
+    operation = Operation(
+        name="conv", weight=w, out_channels=out, taps=(r, s), stride=(2, 1), padding=(1, 0, 1, 1), gather=gather,
+        pool=(2, 2),
+    )  # fmt: skip
+    program = compile(Network(layers=(operation,), input_shape=(7, 6, channels)), x)
+    got = program.output.value(golden.run(program, program.input.quantise(x, 12)))
+    assert snr(y.reshape(8, 2, 2, 3, 2, out).max((2, 4)), got) > 50

@@ -81,14 +81,15 @@ def test_same_bits_of_networks(data: st.DataObject) -> None:
 
 
 @needs_engine
-@pytest.mark.parametrize("block", (1, *spec.BLOCK_SIZES))
+@pytest.mark.parametrize("block", [1, *spec.BLOCK_SIZES])
 @pytest.mark.parametrize("mode", MODES)
 def test_convolutions(block: int, mode: str) -> None:
     """Each block size over maps from a pixel to more than the lanes of a vector, at each batch size of interest."""
     rng = np.random.default_rng([block, MODES.index(mode)])
     for shape in ((1, 1, 3), (2, 2, 40), (3, 7, 5), (8, 8, 4), (5, 21, 12), (17, 18, 2)):
         for kind in ("dense",) if block == 1 else ("circulant", "gather"):
-            program = random_network(rng, width=int(rng.integers(8, 17)), kinds=(kind,), shape=shape, mode=mode, block=block)
+            width = int(rng.integers(8, 17))
+            program = random_network(rng, width=width, kinds=(kind,), shape=shape, mode=mode, block=block)
             for batch in (1, 3, 18):
                 assert_same_bits(program, random_batch(rng, program, batch, mode))
 
@@ -133,7 +134,7 @@ def test_extremes(width: int, block: int) -> None:
 
 
 @needs_engine
-@pytest.mark.parametrize("block", (1, *spec.BLOCK_SIZES))
+@pytest.mark.parametrize("block", [1, *spec.BLOCK_SIZES])
 def test_largest_accumulators(block: int) -> None:
     """Full-scale weights and inputs of equal sign over many blocks: the sums that narrow accumulators lose."""
     for width in (8, 12, 16):

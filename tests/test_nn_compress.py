@@ -19,6 +19,7 @@ from circ_overlay.nn import (
     BlockCirculantGRU,
     BlockCirculantLinear,
     BlockCirculantLSTM,
+    BlockCirculantPatchConv2d,
     compress,
 )  # fmt: skip
 
@@ -114,7 +115,8 @@ def test_a_circulant_model_survives(data: st.DataObject) -> None:
     elif kind == "conv":
         shape = (data.draw(st.integers(1, 2)), data.draw(st.integers(1, 3)))
         stride, padding = data.draw(st.integers(1, 2)), data.draw(st.integers(0, 2))
-        ours = BlockCirculantConv2d(inn, out, shape, k, stride, padding, bias)
+        build = BlockCirculantPatchConv2d if inn <= 4 and inn % k else BlockCirculantConv2d
+        ours = build(inn, out, shape, k, stride, padding, bias)
         dense = nn.Conv2d(inn, out, shape, stride, padding, bias=bias)
         dense.weight.data = ours.to_dense()
         x = torch.randn(2, inn, 4, 5)
@@ -131,6 +133,19 @@ def test_a_circulant_model_survives(data: st.DataObject) -> None:
     assert report.layers[0].error < 1e-6
     assert report.layers[0].after < report.layers[0].before
     torch.testing.assert_close(model(x), dense(x), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("channels", "k", "kind"),
+    [(1, 8, BlockCirculantPatchConv2d), (3, 16, BlockCirculantPatchConv2d), (4, 8, BlockCirculantPatchConv2d),
+     (4, 4, BlockCirculantConv2d), (2, 2, BlockCirculantConv2d), (5, 8, BlockCirculantConv2d)],
+)  # fmt: skip
+def test_convolutions_of_few_channels_have_blocks_over_the_patch(channels, k, kind) -> None:
+    twin, report = compress(nn.Sequential(nn.Conv2d(channels, 16, 3, 2, padding="valid"), nn.ReLU()), k)
+    assert type(twin[0]) is kind
+    assert (twin[0].stride, twin[0].padding) == ((2, 2), (0, 0))
+    assert report.layers[0].after == sum(p.numel() for p in twin.parameters())
+    assert not compress(twin, k)[1].layers
 
 
 def test_choice_by_name_by_function_and_skip() -> None:

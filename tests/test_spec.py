@@ -81,8 +81,8 @@ def test_instruction_round_trip(data):
 
 def test_instruction_refuses_what_does_not_fit():
     values = dict.fromkeys((f.name for f in spec.INSTRUCTION_FIELDS), 0)
-    with pytest.raises(ValueError, match=r"in_features=65536 is outside 0\.\.65535"):
-        spec.Instruction(**{**values, "in_features": 65536}).encode()
+    with pytest.raises(ValueError, match=r"in_channels=65536 is outside 0\.\.65535"):
+        spec.Instruction(**{**values, "in_channels": 65536}).encode()
 
 
 @pytest.mark.parametrize("k", spec.BLOCK_SIZES)

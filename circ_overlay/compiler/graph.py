@@ -1,10 +1,15 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Plain description of a float network: what importers make and the quantiser takes. NumPy only."""
+"""Plain description of a float network: what importers make and the quantiser takes. NumPy only.
+
+An operation is what one instruction of the core can do (docs/instructions.md), in real numbers; a network is a
+list of them, in the order of execution, on named tensors.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -12,16 +17,21 @@ from numpy.typing import ArrayLike, NDArray
 
 from .. import circulant, spec
 from ..errors import CircOverlayError
+from ..windows import windows
 
-__all__ = ["CompileError", "Linear", "Network"]
+__all__ = ["CompileError", "Network", "Operation", "Shape"]
 
 Floats = NDArray[np.float64]
+Shape = tuple[int, int, int]
+"""(height, width, channels); a plain vector is one pixel."""
+
 _FUNCTIONS: dict[str, Callable[[Floats], Floats]] = {
     "identity": lambda v: v,
     "relu": lambda v: np.maximum(v, 0),
     "sigmoid": lambda v: 0.5 * (1 + np.tanh(v / 2)),
     "tanh": np.tanh,
 }
+KINDS = tuple(opcode.name.lower() for opcode in spec.Opcode)
 
 
 class CompileError(CircOverlayError, ValueError):
@@ -29,90 +39,195 @@ class CompileError(CircOverlayError, ValueError):
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Linear:
-    """``activation(scale * (W @ x) + shift)`` with a block-circulant W.
+class Operation:
+    """``pool(activation(scale * reduce(windows of source) + shift + residual))``.
+
+    :func:`Linear`, :func:`Conv2d` and the other functions of :mod:`circ_overlay.compiler.layers` make these.
 
     Parameters
     ----------
-    weight : (p, q, k) first columns of the blocks, or (out_features, in_features) dense together with
-        `block_size`: then the nearest block-circulant matrix is taken (:func:`circ_overlay.circulant.project`).
-    in_features, out_features : sizes; default p*k and q*k, or those of the dense matrix.
-    scale, shift : (out_features,) or scalar; per-channel affine, into which bias and batch-norm are folded.
+    name : for tables and messages; also the tensor it gives, unless `target` names another.
+    kind : reduction over the window: "circulant", "max", "sum" or "product".
+    source : tensor, "input" for the network's; None: what the operation before gives. Several ("circulant" only)
+        are taken as one vector, each but the last filled up to whole blocks.
+    residual, factor : tensors: added before the activation; second factor of a "product".
+    target : tensor that is written; a state (see Network) may be written again.
+    weight : "circulant": (p, q, r, s, k) first columns, q block columns of a pixel; with `gather` (p, q, 1, 1, k),
+        q block columns of the window (row, column, channel).
+    in_channels : of a "circulant"; 0: as many as arrive, if they fill as many blocks as the weight has.
+    out_channels : of a "circulant"; surplus rows of the last block are dropped.
+    taps, stride : (rows, columns).
+    padding : rows and pixels of zeros (top, left, bottom, right).
+    pool : rows and columns of results of which the largest is kept.
+    flatten : take the source as one pixel, (row, column, channel).
+    scale, shift : (channels,) per-channel affine, into which bias and batch-norm are folded.
     activation : "identity", "relu", "sigmoid" or "tanh".
-    block_size : only with a dense weight.
-    name : for tables and messages.
+    ceiling : a relu's upper limit.
+    out_range : largest magnitude of the outputs, if it is known better than from the sample.
     """
 
-    weight: ArrayLike
-    in_features: int = 0
-    out_features: int = 0
+    name: str
+    kind: str = "circulant"
+    source: str | tuple[str, ...] | None = None
+    residual: str | None = None
+    factor: str | None = None
+    target: str = ""
+    weight: Floats | None = None
+    in_channels: int = 0
+    out_channels: int = 0
+    taps: tuple[int, int] = (1, 1)
+    stride: tuple[int, int] = (1, 1)
+    padding: tuple[int, int, int, int] = (0, 0, 0, 0)
+    pool: tuple[int, int] = (1, 1)
+    gather: bool = False
+    flatten: bool = False
     scale: ArrayLike = 1.0
     shift: ArrayLike = 0.0
     activation: str = "identity"
-    block_size: int | None = None
-    name: str = "linear"
+    ceiling: float | None = None
+    out_range: float | None = None
 
     def __post_init__(self) -> None:
-        where = f"layer {self.name!r}: "
-        weight = np.asarray(self.weight, np.float64)
-        k = weight.shape[2] if weight.ndim == 3 else self.block_size
-        if k is not None and k not in spec.BLOCK_SIZES:
-            raise CompileError(f"{where}block size {k}: the core executes {spec.BLOCK_SIZES}")
-        if weight.ndim == 2:
-            if self.block_size is None:
-                raise CompileError(
-                    f"{where}a dense weight of shape {weight.shape} needs block_size=k, one of {spec.BLOCK_SIZES}"
-                )
-            out_features, in_features = weight.shape
-            if (self.out_features or out_features, self.in_features or in_features) != weight.shape:
-                raise CompileError(f"{where}in_features and out_features differ from the weight {weight.shape}")
-            weight = circulant.project(weight, self.block_size)
-        elif weight.ndim == 3:
-            p, q, k = weight.shape
-            if self.block_size not in (None, k):
-                raise CompileError(f"{where}block_size={self.block_size}, but the weight has blocks of {k}")
-            out_features, in_features = self.out_features or p * k, self.in_features or q * k
-            if circulant.block_grid(out_features, in_features, k) != (p, q):
-                raise CompileError(
-                    f"{where}{p} x {q} blocks of {k} do not make a matrix of {out_features} x {in_features}"
-                )
-        else:
-            raise CompileError(f"{where}weight of shape {weight.shape}: expected (p, q, k) or (out, in)")
+        if not self.target:
+            object.__setattr__(self, "target", self.name)
+        if self.kind not in KINDS:
+            raise CompileError(f"{self.where}kind {self.kind!r}: allowed are {KINDS}")
         if self.activation not in spec.ACTIVATIONS:
-            raise CompileError(f"{where}activation {self.activation!r}: allowed are {spec.ACTIVATIONS}")
-        values = {"weight": weight}
+            raise CompileError(f"{self.where}activation {self.activation!r}: allowed are {spec.ACTIVATIONS}")
+        if (self.kind == "circulant") != (self.weight is not None):
+            raise CompileError(f"{self.where}a weight belongs to a circulant operation, and to it alone")
+        if self.weight is not None and not np.isfinite(self.weight).all():
+            raise CompileError(f"{self.where}weight holds NaN or infinite values")
         for name in ("scale", "shift"):
             value = np.asarray(getattr(self, name), np.float64)
-            if value.shape not in ((), (out_features,)):
-                raise CompileError(f"{where}{name} of shape {value.shape}: expected () or ({out_features},)")
-            values[name] = np.broadcast_to(value, (out_features,)).copy()
-        for name, value in values.items():
             if not np.isfinite(value).all():
-                raise CompileError(f"{where}{name} holds NaN or infinite values")
+                raise CompileError(f"{self.where}{name} holds NaN or infinite values")
+            if self.out_channels:
+                if value.shape not in ((), (self.out_channels,)):
+                    raise CompileError(
+                        f"{self.where}{name} of shape {value.shape}: expected () or ({self.out_channels},)"
+                    )
+                value = np.broadcast_to(value, (self.out_channels,)).copy()
             object.__setattr__(self, name, value)
-        object.__setattr__(self, "in_features", in_features)
-        object.__setattr__(self, "out_features", out_features)
-        object.__setattr__(self, "block_size", weight.shape[2])
 
-    def forward(self, x: Floats) -> Floats:
-        """The layer in float64 on (batch, in_features)."""
-        y = circulant.matvec(np.asarray(self.weight), x, self.out_features)
-        return _FUNCTIONS[self.activation](y * np.asarray(self.scale) + np.asarray(self.shift))
+    @property
+    def where(self) -> str:
+        """Begin of a message about this operation."""
+        return f"layer {self.name!r}: "
+
+    @property
+    def block_size(self) -> int:
+        """k; 1 for what has no weights."""
+        return 1 if self.weight is None else int(self.weight.shape[4])
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """Source tensors as a tuple; the network has filled in None."""
+        assert self.source is not None
+        return (self.source,) if isinstance(self.source, str) else self.source
+
+    def shapes(self, source: Shape) -> tuple[Shape, Shape]:
+        """Shapes of the results before pooling and of the target, for a source of the given shape.
+
+        Raises
+        ------
+        CompileError
+            The source does not fit the operation.
+        """
+        if self.flatten:
+            source = (1, 1, source[0] * source[1] * source[2])
+        height, width, channels = source
+        top, left, bottom, right = self.padding
+        sizes = (height + top + bottom, width + left + right)
+        (rows, columns), (r, s) = (
+            [(n - t) // step + 1 for n, t, step in zip(sizes, self.taps, self.stride)],
+            self.taps,
+        )
+        if sizes[0] < r or sizes[1] < s:
+            raise CompileError(f"{self.where}a window of {r} x {s} on {sizes[0]} x {sizes[1]} pixels, padding counted")
+        out = channels
+        if self.in_channels not in (0, channels):
+            raise CompileError(f"{self.where}takes {self.in_channels} channels, but {channels} arrive")
+        if self.weight is not None:
+            _, q, _, _, k = self.weight.shape
+            vector = channels * r * s if self.gather else channels
+            if -(-vector // k) != q:
+                raise CompileError(
+                    f"{self.where}{vector} inputs arrive, but its weight has {q} block columns of {k}, for "
+                    f"{(q - 1) * k + 1}..{q * k}"
+                )
+            out = self.out_channels
+        elif len(np.shape(self.scale)) and np.shape(self.scale) != (channels,):
+            raise CompileError(f"{self.where}scale for {np.shape(self.scale)[0]} channels, {channels} arrive")
+        pooled = (rows // self.pool[0], columns // self.pool[1])
+        if not all(pooled):
+            raise CompileError(f"{self.where}pooling {self.pool} of {rows} x {columns} results leaves nothing")
+        return (pooled[0] * self.pool[0], pooled[1] * self.pool[1], out), (*pooled, out)
+
+    @cached_property
+    def matrices(self) -> Floats:
+        """Dense weights: (taps, in, out), with `gather` (1, in of the window, out)."""
+        assert self.weight is not None
+        _, q, r, s, k = self.weight.shape
+        kernel = circulant.expand_conv2d(self.weight, self.out_channels, q * k)  # (out, in, r, s)
+        return np.ascontiguousarray(kernel.reshape(*kernel.shape[:2], r * s).transpose(2, 1, 0))
+
+    def forward(self, x: Floats, residual: Floats | None = None, factor: Floats | None = None) -> Floats:
+        """The operation in float64, without its pooling, on (batch, height, width, channels).
+
+        A "circulant" takes (batch, features) too and then gives the like.
+        """
+        if x.ndim == 2:
+            return self.forward(x[:, None, None, :]).reshape(len(x), -1)
+        if self.flatten:
+            x = x.reshape(len(x), 1, 1, -1)
+        (rows, columns, channels), _ = self.shapes(x.shape[1:])  # type: ignore[arg-type]
+        outside = -np.inf if self.kind == "max" else 0.0
+        views = list(windows(x, (rows, columns), self.taps, self.stride, self.padding[:2], outside))
+        if self.kind == "circulant":
+            if self.gather:
+                views = [np.concatenate(views, -1)]
+            y = np.zeros((len(x), rows, columns, channels))
+            for view, matrix in zip(views, self.matrices):
+                y += view @ matrix[: view.shape[-1]]
+        elif self.kind == "max":
+            y = np.maximum.reduce(views)
+        else:
+            y = np.sum(views, 0)
+            y = y if factor is None else y * factor
+        y = y * np.asarray(self.scale) + np.asarray(self.shift) + (0.0 if residual is None else residual)
+        y = _FUNCTIONS[self.activation](y)
+        return y if self.ceiling is None else np.minimum(y, self.ceiling)
+
+    def pooled(self, y: Floats) -> Floats:
+        """The results of :meth:`forward`, or their integers, pooled."""
+        (a, b), (n, h, w, c) = self.pool, y.shape
+        return y if (a, b) == (1, 1) else y.reshape(n, h // a, a, w // b, b, c).max((2, 4))
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Network:
-    """A chain of layers.
+    """Operations on named tensors.
 
     Parameters
     ----------
-    layers : in the order of execution; sizes must fit.
+    layers : in the order of execution. Each reads tensors that one before has written, the input, or states. Names
+        that occur twice get a number behind them.
+    input_shape : of the input map; None: a vector as the first layer takes it.
     input_scale : factor on the inputs before the first layer, e.g. 1/255 for raw pixels.
+    output : tensor that is the network's; None: the last operation's.
+    states : channels of tensors that keep their value from a sequence's step to the next, zero at its begin. With
+        any, samples are steps of sequences.
+    channels_first : samples have the channels before rows and columns.
     name, labels, metadata : handed on to the program.
     """
 
-    layers: tuple[Linear, ...]
+    layers: tuple[Operation, ...]
+    input_shape: Shape | None = None
     input_scale: float = 1.0
+    output: str | None = None
+    states: Mapping[str, int] = field(default_factory=dict)
+    channels_first: bool = False
     name: str = "network"
     labels: tuple[str, ...] = ()
     metadata: dict[str, Any] = field(default_factory=dict)
@@ -120,21 +235,113 @@ class Network:
     def __post_init__(self) -> None:
         if not self.layers:
             raise CompileError("the network has no layers")
-        for before, after in zip(self.layers, self.layers[1:]):
-            if before.out_features != after.in_features:
-                raise CompileError(
-                    f"layer {after.name!r} takes {after.in_features} features, but layer {before.name!r} "
-                    f"gives {before.out_features}"
-                )
         if not np.isfinite(self.input_scale) or self.input_scale == 0:
             raise CompileError(f"input_scale={self.input_scale}: expected a finite number other than 0")
+        if self.input_shape is None:
+            first = self.layers[0]
+            if first.weight is None or first.taps != (1, 1):
+                raise CompileError(f"{first.where}give the network's input_shape")
+            features = first.in_channels or first.weight.shape[1] * first.block_size
+            object.__setattr__(self, "input_shape", (1, 1, features))
+        last, named, taken = "input", [], set[str]()
+        for op in self.layers:
+            if op.name in taken:  # the tensor follows, unless others were told its name
+                name = next(f"{op.name}_{n}" for n in range(2, len(self.layers) + 2) if f"{op.name}_{n}" not in taken)
+                op = replace(op, name=name, target=name if op.target == op.name else op.target)
+            taken.add(op.name)
+            op = op if op.source is not None else replace(op, source=last)
+            last = op.target
+            if op.kind == "circulant" and op.target in op.sources:  # a state: it is still read while it is made
+                named.append(replace(op, target=f"{op.name}.next"))
+                op = Operation(name=f"{op.name}.copy", kind="sum", source=f"{op.name}.next", target=op.target)
+            named.append(op)
+        object.__setattr__(self, "layers", tuple(named))
+        object.__setattr__(self, "output", self.output or last)
+        _ = self.shapes
 
-    def forward(self, x: ArrayLike) -> list[Floats]:
-        """Outputs of every layer in float64; x is (batch, in_features) or has the sample's shape behind batch."""
+    @cached_property
+    def shapes(self) -> dict[str, Shape]:
+        """Shape of every tensor.
+
+        Raises
+        ------
+        CompileError
+            Tensors do not fit together.
+        """
+        assert self.input_shape is not None
+        shapes: dict[str, Shape] = {"input": self.input_shape}
+        shapes |= {name: (1, 1, channels) for name, channels in self.states.items()}
+        for op in self.layers:
+            for name in (*op.sources, op.residual, op.factor):
+                if name is not None and name not in shapes:
+                    raise CompileError(f"{op.where}reads {name!r}, which nothing before it gives")
+            result, target = op.shapes(self.source_shape(op, shapes))
+            for what, name in (("residual", op.residual), ("factor", op.factor)):
+                if name is not None and shapes[name] != result:
+                    raise CompileError(f"{op.where}{what} {name!r} has shape {shapes[name]}, the result {result}")
+            if shapes.setdefault(op.target, target) != target or op.target == "input":
+                raise CompileError(f"{op.where}gives {target}, but {op.target!r} has shape {shapes[op.target]}")
+        if self.output not in shapes:
+            raise CompileError(f"nothing gives the output {self.output!r}")
+        return shapes
+
+    def source_shape(self, op: Operation, shapes: Mapping[str, Shape]) -> Shape:
+        """Shape of what `op` reads, several sources taken together."""
+        parts = [shapes[name] for name in op.sources]
+        if len({part[:2] for part in parts}) > 1:
+            raise CompileError(f"{op.where}its sources have shapes {parts}: pixels must agree")
+        *whole, last = (part[2] for part in parts)
+        return (*parts[0][:2], sum(filled(n, op.block_size) for n in whole) + last)
+
+    @property
+    def sequence(self) -> bool:
+        """True if samples are steps of sequences."""
+        return bool(self.states)
+
+    def joined(self, op: Operation, parts: list[NDArray[Any]]) -> NDArray[Any]:
+        """What `op` reads, from the values, real or integer, of its sources."""
+        whole = [np.pad(p, [(0, 0)] * 3 + [(0, filled(p.shape[3], op.block_size) - p.shape[3])]) for p in parts[:-1]]
+        return np.concatenate([*whole, parts[-1]], -1) if whole else parts[0]
+
+    def step(self, x: Floats, states: dict[str, Floats]) -> dict[str, Floats]:
+        """All tensors for inputs (batch, height, width, channels), already scaled; states are taken and not changed."""
+        values: dict[str, Floats] = {"input": x, **states}
+        for op in self.layers:
+            operands = [None if name is None else values[name] for name in (op.residual, op.factor)]
+            y = op.forward(self.joined(op, [values[name] for name in op.sources]), *operands)
+            values[op.target] = op.pooled(y)
+        return values
+
+    def pixels(self, x: ArrayLike) -> Floats:
+        """Samples of any layout as scaled (batch, height, width, channels) float64."""
         array = np.asarray(x, np.float64)
-        value = array.reshape(len(array), -1) * self.input_scale
-        outputs = []
-        for layer in self.layers:
-            value = layer.forward(value)
-            outputs.append(value)
-        return outputs
+        assert self.input_shape is not None
+        height, width, channels = self.input_shape
+        if self.channels_first:
+            array = array.reshape(len(array), channels, height, width).transpose(0, 2, 3, 1)
+        return array.reshape(len(array), height, width, channels) * self.input_scale
+
+    def forward(self, x: ArrayLike) -> Floats:
+        """Outputs in float64, (batch, features); x is (batch, features) or has the sample's shape behind batch.
+
+        For a network on sequences, x is one sequence.
+        """
+        pixels = self.pixels(x)
+        assert self.output is not None
+        if self.sequence:
+            states = {name: np.zeros((1, 1, 1, n)) for name, n in self.states.items()}
+            outputs = []
+            for t in range(len(pixels)):
+                values = self.step(pixels[t : t + 1], states)
+                states = {name: values[name] for name in states}
+                outputs.append(values[self.output])
+            y = np.concatenate(outputs)
+        else:
+            y = self.step(pixels, {})[self.output]
+        return (y.transpose(0, 3, 1, 2) if self.channels_first else y).reshape(len(y), -1)
+
+
+def filled(channels: int, block_size: int) -> int:
+    """Channels filled up to whole blocks, or map words if those are larger."""
+    align = max(block_size, spec.MAP_WORD)
+    return -(-channels // align) * align

@@ -1,37 +1,43 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Calibration and quantisation: choose every format and shift, and round the weights, one layer at a time.
+"""Quantisation of one operation: choose its formats and shifts from what reaches it, and round its weights.
 
-Each layer is calibrated on what really reaches it: the integers of the already quantised layers before it.
 Docs: docs/numerics.md, "What the compiler chooses".
 """
 
 from __future__ import annotations
 
-import logging
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 from .. import golden, spec
 from ..fixedpoint import Format, limits
-from ..program import Layer, Port, Program
-from .graph import CompileError, Linear, Network
+from ..layer import Layer, Map
+from .graph import CompileError, Operation, filled
 
-__all__ = ["quantise", "snr_db", "spectral_words"]
+__all__ = ["Operand", "lower", "snr_db", "spectral_words", "worst_channel_db"]
 
-_log = logging.getLogger(__name__)
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
 SUM_HEADROOM = 2.0
 """Spectral sums may grow to this multiple of the sample's largest one before they saturate."""
 
-WORST_CHANNEL_DB = 10.0
-"""Below this SNR of its worst channel a layer is worth a warning."""
-
 OUTPUT_HEADROOM = 1.125
 """Likewise for a layer's outputs, where headroom costs resolution."""
+
+
+@dataclass(frozen=True)
+class Operand:
+    """What a layer reads: integers (batch, height, width, channels) and their fraction bits.
+
+    The real value is ``integers * 2**-frac * scale``.
+    """
+
+    integers: Ints
+    frac: int
+    scale: float = 1.0
 
 
 def spectral_words(weight: Floats) -> Floats:
@@ -39,13 +45,13 @@ def spectral_words(weight: Floats) -> Floats:
 
     Parameters
     ----------
-    weight : (p, q, k) first columns
+    weight : (..., k) first columns
 
     Returns
     -------
-    (p, q, k/2, 2) float64
+    (..., k/2, 2) float64
     """
-    k = weight.shape[2]
+    k = weight.shape[-1]
     bins = np.fft.fft(weight)
     words = bins[..., list(spec.spectrum_order(k))]
     result: Floats = np.stack([words.real, words.imag], -1)
@@ -60,158 +66,186 @@ def snr_db(reference: Floats, value: Floats) -> float:
     return float("inf") if noise == 0 else 10 * float(np.log10(max(signal, 1e-300) / noise))
 
 
-def _plain(ratios: list[float]) -> list[float | None]:
-    """Two decimals for a JSON file, which knows no infinity: None stands for it."""
-    return [round(ratio, 2) if np.isfinite(ratio) else None for ratio in ratios]
-
-
-def _worst_channel(reference: Floats, outputs: Floats) -> float:
-    """SNR in dB of the worst of the channels that give anything at all; infinite if there are none."""
-    signal = (reference**2).sum(0)
-    noise = ((outputs - reference) ** 2).sum(0)
+def worst_channel_db(reference: Floats, value: Floats) -> float:
+    """SNR in dB of the worst of the last axis's channels that give anything at all; infinite if there are none."""
+    axes = tuple(range(reference.ndim - 1))
+    signal, noise = (reference**2).sum(axes), ((value - reference) ** 2).sum(axes)
     live = (signal > 0) & (noise > 0)
     return 10 * float(np.log10((signal[live] / noise[live]).min())) if live.any() else float("inf")
 
 
-def quantise(
-    network: Network,
-    sample: ArrayLike,
-    *,
-    width: int,
-    name: str,
-    labels: tuple[str, ...],
-    metadata: dict[str, Any],
-) -> Program:
-    """The program that computes `network` in `width` bits; see :func:`circ_overlay.compiler.compile`."""
-    x = np.asarray(sample)
-    if x.dtype.kind not in "buif":
-        raise CompileError(f"sample of dtype {x.dtype}: expected real numbers")
-    if width not in spec.WIDTHS:
-        raise CompileError(f"width={width}: allowed are {spec.WIDTHS[0]}..{spec.WIDTHS[-1]} bits")
-    features = network.layers[0].in_features
-    if x.ndim < 2 or len(x) == 0 or x[0].size != features:
-        raise CompileError(
-            f"sample of shape {x.shape}: expected (n, {features}) or n samples of {features} elements, n > 0"
-        )
-    port = _input_port(x, width)
-    u8 = port.storage == "uint8"
-    values = golden.enter(port.quantise(x, width).astype(np.int64), u8, width)
-    frac, scale = port.frac + (spec.u8_shift(width) if u8 else 0), network.input_scale
-    layers, ratios, worst = [], [], []
-    for layer, reference in zip(network.layers, network.forward(x)):
-        lowered = _lower(layer, values, reference, frac=frac, input_scale=scale, width=width)
-        values = golden.linear(lowered, values, width)
-        frac, scale = lowered.out_frac, 1.0
-        layers.append(lowered)
-        outputs = Format(width, frac).value(values)
-        ratios.append(snr_db(reference, outputs))
-        worst.append(_worst_channel(reference, outputs))
-        if worst[-1] < WORST_CHANNEL_DB:
-            _log.warning(
-                "%s: layer %r has a channel with an SNR of only %.1f dB, because its outputs are far smaller than the "
-                "layer's largest; channels of like size share a format better", name, layer.name, worst[-1],
-            )  # fmt: skip
-    return Program(
-        name=name,
-        width=width,
-        input=port,
-        output=Port(shape=(network.layers[-1].out_features,), frac=frac),
-        layers=tuple(layers),
-        labels=labels,
-        metadata={
-            **metadata,
-            "snr_db": _plain(ratios),
-            "worst_channel_snr_db": _plain(worst),
-            "calibration_samples": len(x),
-        },
-    )
+def _words(op: Operation, parts: list[Operand], channels: list[int]) -> Floats:
+    """Weights as they lie in the core's memory, in real numbers: (p, row blocks, words, 2)."""
+    assert op.weight is not None
+    weight = op.weight
+    p, q, r, s, k = weight.shape
+    if len(parts) > 1:
+        # One vector has one format: what parts differ by goes into the weights that face them.
+        factors, ends = np.ones(q), np.cumsum([filled(c, k) // k for c in channels[:-1]])
+        for blocks, part in zip(np.split(np.arange(q), ends), parts):
+            factors[blocks] = 2.0 ** (parts[0].frac - part.frac)
+        weight = weight * factors[:, None, None, None]
+    if k == 1:
+        surplus = -q % spec.MAP_WORD
+        rows = np.pad(weight[..., 0].transpose(0, 2, 3, 1), [(0, 0)] * 3 + [(0, surplus)])
+        return rows[: op.out_channels].reshape(op.out_channels, -1, 2, 2)
+    return spectral_words(weight.transpose(0, 2, 3, 1, 4).reshape(p, r * s * q, k))
 
 
-def _input_port(x: NDArray[Any], width: int) -> Port:
-    shape = tuple(int(n) for n in x.shape[1:])
-    if x.dtype == np.uint8 and width > 8:
-        return Port(shape=shape, frac=0, storage="uint8")
-    largest = float(np.abs(x.astype(np.float64)).max())
-    if not np.isfinite(largest):
-        raise CompileError("the sample holds NaN or infinite values")
-    if not 2.0**-40 <= largest <= 2.0**40:
-        raise CompileError(
-            f"the sample's largest magnitude is {largest:.3g}; formats are chosen from what it shows, so give typical "
-            f"inputs, scaled to between {2.0**-40:.1g} and {2.0**40:.1g}"
-        )
-    return Port(shape=shape, frac=Format.for_range(width, largest).frac)
-
-
-def _lower(
-    layer: Linear, x: Ints, reference: Floats, *, frac: int, input_scale: float, width: int
-) -> Layer:
-    """Quantise one layer whose inputs are the integers `x` with `frac` fraction bits."""
-    weight = np.asarray(layer.weight)
-    _, q, k = weight.shape
-    words = spectral_words(weight)
-    # Each row of blocks uses the whole range of the weights' format: the affine undoes its gain for free.
+def _quantise_weights(op: Operation, words: Floats, width: int) -> tuple[Ints, Floats]:
+    """Integers, and the gain of each block row: it uses the whole range, the affine undoes it for free."""
     peaks = np.abs(words).max(axis=(1, 2, 3))
     if peaks.max() > 0 and not 1e-30 < float(peaks.max()) < 1e30:
         raise CompileError(
-            f"layer {layer.name!r}: its spectral weights reach {peaks.max():.3g}; "
-            "scale weights and data to the order of 1"
+            f"{op.where}its spectral weights reach {peaks.max():.3g}; scale weights and data to the order of 1"
         )
     peaks = np.where(peaks > 1e-30, peaks, 0.0)  # a row of rounding noise is a row of zeros
-    row_gain = limits(width)[1] / np.where(peaks > 0, peaks, 1.0)
-    weights = np.floor(words * row_gain[:, None, None, None] + 0.5).astype(np.int64)
+    gains = limits(width)[1] / np.where(peaks > 0, peaks, 1.0)
+    return np.floor(words * gains[:, None, None, None] + 0.5).astype(np.int64), gains
 
-    padded = np.zeros((len(x), q * k), np.int64)
-    padded[:, : layer.in_features] = x
-    sums = golden.spectral_product(weights, golden.forward_transform(padded.reshape(len(x), q, k)))
-    peak = float(np.abs(sums).max()) * SUM_HEADROOM
-    if peak == 0 and peaks.max() > 0:
-        raise CompileError(
-            f"the sample brings only zeros to layer {layer.name!r}; formats are chosen from what it shows, so give "
-            "a sample of typical inputs"
-        )
-    acc_shift = max(0, int(np.ceil(np.log2(max(peak, 1.0) / limits(spec.SUM_BITS)[1]))))
 
-    activation = spec.Activation[layer.activation.upper()]
-    if activation in (spec.Activation.SIGMOID, spec.Activation.TANH):
-        pre_frac, out_frac = width, width - 1
-    else:
-        pre_frac = out_frac = Format.for_range(width, OUTPUT_HEADROOM * float(np.abs(reference).max())).frac
-    # The core's time-domain integers are k * row_gain * 2**(frac - acc_shift) times W @ x.
-    channel_gain = np.repeat(row_gain, k)[: layer.out_features]
-    exponent = pre_frac + acc_shift - frac
-    multiplier = np.asarray(layer.scale) * input_scale / (k * channel_gain) * 2.0**exponent
-    offset = np.asarray(layer.shift) * 2.0**pre_frac
+def lower(
+    op: Operation,
+    parts: list[Operand],
+    reference: Floats,
+    width: int,
+    *,
+    residual: Operand | None = None,
+    factor: Operand | None = None,
+    out_frac: int | None = None,
+) -> Layer:
+    """The layer that computes `op` in `width` bits; its maps have shapes, but no places yet.
+
+    Parameters
+    ----------
+    parts : what the op's sources hold on the sample
+    reference : (batch, height, width, channels) float results, before pooling
+    residual, factor : likewise, for operations that have them
+    out_frac : fraction bits of the outputs, where they are not free: a state has one format
+
+    Raises
+    ------
+    CompileError
+        A number is beyond what the core's formats can express.
+    """
+    whole = [np.pad(p.integers, [(0, 0)] * 3 + [(0, filled(p.integers.shape[3], op.block_size) - p.integers.shape[3])])
+             for p in parts[:-1]]  # fmt: skip
+    x = np.concatenate([*whole, parts[-1].integers], -1) if whole else parts[0].integers
+    if op.flatten:
+        x = x.reshape(len(x), 1, 1, -1)
+    results, channels = reference.shape[1:3], reference.shape[3]
+    pre_frac, frac = _formats(op, reference, width, out_frac)
+    weights, gains = np.zeros((0, 0, 0, 2), np.int64), np.ones(1)
+    if op.kind == "circulant":
+        weights, gains = _quantise_weights(op, _words(op, parts, [p.integers.shape[3] for p in parts]), width)
+    layer = Layer(
+        opcode=spec.Opcode[op.kind.upper()],
+        source=Map(height=x.shape[1], width=x.shape[2], channels=x.shape[3]),
+        target=Map(height=results[0] // op.pool[0], width=results[1] // op.pool[1], channels=channels),
+        residual=None if residual is None else Map(height=results[0], width=results[1], channels=channels),
+        factor=None if factor is None else Map(height=results[0], width=results[1], channels=channels),
+        block_size=op.block_size,
+        gather=op.gather,
+        taps=op.taps,
+        stride=op.stride,
+        padding=op.padding[:2],
+        pool=op.pool,
+        weights=weights.astype(np.int16),
+        scale=np.zeros(channels, np.int32),
+        bias=np.zeros(channels, np.int64),
+        activation=spec.Activation[op.activation.upper()],
+        ceiling=_ceiling(op, pre_frac, width),
+        out_frac=frac,
+        name=op.name,
+    )
+    acc_shift = _acc_shift(op, golden.reduce(layer, x, None if factor is None else factor.integers), width)
+    # The integers that the affine takes are this many times the real value of the reduction.
+    gain = np.repeat(gains, op.block_size)[:channels] * (op.block_size if op.block_size > 1 else 1)
+    unit, real = parts[0].frac - acc_shift, parts[0].scale
+    if factor is not None:
+        unit, real = unit + factor.frac, real * factor.scale
+    multiplier = np.broadcast_to(np.asarray(op.scale) * real / gain * 2.0 ** (pre_frac - unit), (channels,))
+    offset = np.broadcast_to(np.asarray(op.shift) * 2.0**pre_frac, (channels,))
     # A shift beyond all that the product can bring back saturates whatever its size. Cut there, it leaves the
     # fraction bits to the other channels, which share affine_shift.
     reach = np.abs(multiplier) * 2.0 ** (spec.TIME_BITS - 1) + 2.0 ** (width + spec.PREACT_GUARD_BITS)
+    if residual is not None:
+        reach = reach + 2.0 ** (width - 1 + pre_frac - residual.frac)
     offset = np.clip(offset, -reach, reach)
-    affine_shift = _affine_shift(multiplier, offset, layer.name)
-    return Layer(
-        in_features=layer.in_features,
-        out_features=layer.out_features,
-        weights=weights.astype(np.int16),
-        scale=np.floor(np.ldexp(multiplier, affine_shift) + 0.5).astype(np.int32),
-        bias=np.floor(np.ldexp(offset, affine_shift) + 0.5).astype(np.int64),
-        acc_shift=acc_shift,
-        affine_shift=affine_shift,
-        activation=activation,
-        out_frac=out_frac,
-        name=layer.name,
-    )
+    affine_shift = _affine_shift(op, multiplier, offset, None if residual is None else pre_frac - residual.frac)
+    values = dict(vars(layer))
+    values |= {
+        "acc_shift": acc_shift,
+        "affine_shift": affine_shift,
+        "add_shift": 0 if residual is None else pre_frac + affine_shift - residual.frac,
+        "scale": np.floor(np.ldexp(multiplier, affine_shift) + 0.5).astype(np.int32),
+        "bias": np.floor(np.ldexp(offset, affine_shift) + 0.5).astype(np.int64),
+    }
+    return Layer(**values)
 
 
-def _affine_shift(multiplier: Floats, offset: Floats, name: str) -> int:
-    """The largest shift for which scale and bias fit their fields: the most precise affine."""
+def _formats(op: Operation, reference: Floats, width: int, out_frac: int | None) -> tuple[int, int]:
+    """Fraction bits before and behind the activation."""
+    if op.activation in ("sigmoid", "tanh"):
+        if out_frac not in (None, width - 1):
+            raise CompileError(f"{op.where}a {op.activation} gives {width - 1} fraction bits, its state has {out_frac}")
+        return width, width - 1
+    if out_frac is None:
+        largest = op.out_range if op.out_range is not None else OUTPUT_HEADROOM * float(np.abs(reference).max())
+        if op.ceiling is not None:
+            largest = min(largest, op.ceiling)
+        out_frac = Format.for_range(width, largest).frac
+    return out_frac, out_frac
+
+
+def _ceiling(op: Operation, frac: int, width: int) -> int | None:
+    """A relu's upper limit as an integer; None if the format saturates below it anyway."""
+    if op.ceiling is None:
+        return None
+    limit = int(np.floor(np.ldexp(op.ceiling, frac) + 0.5))
+    if limit < 1:
+        raise CompileError(f"{op.where}a ceiling of {op.ceiling:g} leaves nothing of its outputs")
+    return limit if limit <= limits(width)[1] else None
+
+
+def _acc_shift(op: Operation, sums: Ints, width: int) -> int:
+    """The smallest shift with which the sample's sums, with some headroom, stay in their bits."""
+    peak = float(np.abs(sums).max())
+    if op.kind == "circulant":
+        assert op.weight is not None
+        if peak == 0 and np.abs(op.weight).max() > 1e-30:
+            raise CompileError(
+                f"the sample brings only zeros to layer {op.name!r}; formats are chosen from what it shows, so give "
+                "a sample of typical inputs"
+            )
+        return max(0, int(np.ceil(np.log2(max(SUM_HEADROOM * peak, 1.0) / limits(spec.SUM_BITS)[1]))))
+    # Without weights the largest value is known: no headroom to guess.
+    bits = {"product": 2 * width - 1, "max": width, "sum": width + (op.taps[0] * op.taps[1] - 1).bit_length()}[op.kind]
+    return max(0, bits - spec.TIME_BITS)
+
+
+def _affine_shift(op: Operation, multiplier: Floats, offset: Floats, residual: int | None) -> int:
+    """The largest shift for which scale, bias and residual fit their fields: the most precise affine.
+
+    `residual` is what the residual's add_shift has more than the affine_shift.
+    """
     room = [float(spec.MAX_AFFINE_SHIFT)]
     for values, bits in ((multiplier, spec.SCALE_BITS), (offset, spec.BIAS_BITS)):
         largest = float(np.abs(values).max())
         if largest > 0:
             # Half an LSB of margin, so that rounding up cannot leave the field.
             room.append(np.floor(np.log2((limits(bits)[1] - 0.5) / largest)))
+    if residual is not None:
+        room.append(spec.MAX_ADD_SHIFT - residual)
     shift = int(min(room))
     if shift < 0:
         raise CompileError(
-            f"layer {name!r}: its largest scale or shift is {2.0**-shift:.3g} times what the core's affine can "
+            f"{op.where}its largest scale or shift is {2.0**-shift:.3g} times what the core's affine can "
             "hold relative to the output; rescale the layer or clip its outliers"
+        )
+    if residual is not None and shift + residual < 0:
+        raise CompileError(
+            f"{op.where}its residual {op.residual!r} has {-(shift + residual)} fraction bits more than the sum can "
+            "take; bring both to the same order of magnitude"
         )
     return shift

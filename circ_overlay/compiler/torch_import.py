@@ -1,110 +1,50 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Import of a PyTorch module: trace it with torch.fx and fold its chain of operations into layers."""
+"""Import of a PyTorch module: trace it with torch.fx and hand its operations to the Builder."""
 
 from __future__ import annotations
 
 import operator
-from dataclasses import dataclass
-from typing import Any, NoReturn
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 try:
-    import torch
     from torch import fx, nn
+    from torch.nn import functional
 except ImportError as error:  # pragma: no cover - depends on the installation
     raise ImportError("compiling a PyTorch module needs PyTorch: pip install circ-overlay[train]") from error
 
-from ..nn import BlockCirculantLinear
-from .graph import CompileError, Linear, Network
+from .. import nn as ours
+from .builder import BlockSizes, Builder, Value
+from .cells import recurrent
+from .graph import CompileError, Network
+from .torch_functions import ACTIVATIONS, PASS, SUPPORTED, Functions, array, title
 
 __all__ = ["from_torch"]
 
-_ACTIVATION_MODULES = {nn.ReLU: "relu", nn.Sigmoid: "sigmoid", nn.Tanh: "tanh"}
-_ACTIVATION_FUNCTIONS = {
-    torch.relu: "relu", nn.functional.relu: "relu", "relu": "relu", "relu_": "relu",
-    torch.sigmoid: "sigmoid", nn.functional.sigmoid: "sigmoid", "sigmoid": "sigmoid",
-    torch.tanh: "tanh", nn.functional.tanh: "tanh", "tanh": "tanh",
-}  # fmt: skip
-_FLATTENS = {torch.flatten, "flatten"}
-_PASS_MODULES = (nn.Dropout, nn.Identity, nn.Flatten)
-_SUPPORTED = "BlockCirculantLinear, BatchNorm1d, ReLU, Sigmoid, Tanh, Flatten, Dropout, Identity, scaling by a number"
-
-
+Array = NDArray[np.float64]
+_LEAVES = (
+    ours.BlockCirculantLinear, ours.BlockCirculantConv2d, ours.BlockCirculantPatchConv2d,
+    ours.BlockCirculantLSTM, ours.BlockCirculantGRU,
+)  # fmt: skip
+_RECURRENT = (ours.BlockCirculantLSTM, ours.BlockCirculantGRU, nn.LSTM, nn.GRU)
 class _Tracer(fx.Tracer):
     def is_leaf_module(self, m: nn.Module, qualified_name: str) -> bool:
-        return isinstance(m, BlockCirculantLinear) or super().is_leaf_module(m, qualified_name)
+        return isinstance(m, _LEAVES) or super().is_leaf_module(m, qualified_name)
 
 
-@dataclass
-class _Open:
-    """The layer under construction: what follows its matrix is folded in until its activation is known."""
-
-    weight: NDArray[np.float64]
-    in_features: int
-    out_features: int
-    scale: NDArray[np.float64]
-    shift: NDArray[np.float64]
-    name: str
-    activation: str = "identity"
-
-    def close(self) -> Linear:
-        return Linear(**vars(self))
-
-
-def _array(tensor: torch.Tensor) -> NDArray[np.float64]:
-    return tensor.detach().cpu().double().numpy()
-
-
-def _refuse(node: fx.Node, what: str, instead: str) -> NoReturn:
-    raise CompileError(f"{what} at {node.name!r} cannot be compiled; {instead}")
-
-
-class _Chain:
-    """Folds operations, in their order, into layers."""
-
-    def __init__(self) -> None:
-        self.input_scale = 1.0
-        self.layers: list[_Open] = []
-
-    def linear(self, m: BlockCirculantLinear, name: str) -> None:
-        shift = np.zeros(m.out_features) if m.bias is None else _array(m.bias)
-        self.layers.append(
-            _Open(_array(m.weight), m.in_features, m.out_features, np.ones(m.out_features), shift, name)
-        )
-
-    def affine(self, node: fx.Node, scale: NDArray[Any], shift: NDArray[Any]) -> None:
-        if not self.layers:
-            if (scale.size > 1 and np.ptp(scale) > 0) or np.any(shift):
-                _refuse(node, "A per-channel affine before the first layer",
-                        "apply it to the data, or use one factor for all channels")  # fmt: skip
-            self.input_scale *= float(scale.flat[0])
-            return
-        layer = self.layers[-1]
-        if layer.activation != "identity":
-            _refuse(node, f"An affine after the {layer.activation} of {layer.name!r}",
-                    "place batch-norm between the linear layer and its activation")  # fmt: skip
-        layer.scale, layer.shift = layer.scale * scale, layer.shift * scale + shift
-
-    def activation(self, node: fx.Node, name: str) -> None:
-        if not self.layers:
-            _refuse(node, f"A {name} before the first layer", "apply it to the data")
-        layer = self.layers[-1]
-        if layer.activation == name == "relu":
-            return
-        if layer.activation != "identity":
-            _refuse(node, f"A {name} after a {layer.activation}", "use one activation for a layer")
-        layer.activation = name
-
-
-def from_torch(module: nn.Module) -> Network:
+def from_torch(
+    module: nn.Module, sample: Any, *, channels_last: bool = False, block_size: BlockSizes = None
+) -> Network:
     """The network that `module` computes in eval mode.
 
     Parameters
     ----------
-    module : its forward takes one tensor and passes it through a chain of BlockCirculantLinear, BatchNorm1d,
-        ReLU / Sigmoid / Tanh (modules or functions), Flatten, Dropout, Identity and scaling by a number.
+    module : its forward takes one tensor; docs/compiler.md lists what it may do with it.
+    sample : as for :func:`circ_overlay.compiler.compile`; only shapes are looked at.
+    channels_last : the sample's images are (height, width, channels).
+    block_size : as for :func:`circ_overlay.compiler.compile`.
 
     Raises
     ------
@@ -113,7 +53,8 @@ def from_torch(module: nn.Module) -> Network:
     """
     if not isinstance(module, nn.Module):
         raise CompileError(
-            f"a {type(module).__name__} was given; compile takes a Network, a list of Linear or a torch.nn.Module"
+            f"a {type(module).__name__} was given; compile takes a torch.nn.Module, the path of an .onnx file, a "
+            "Network, or a list of operations"
         )
     tracer = _Tracer()
     modes = [(m, m.training) for m in module.modules()]
@@ -127,83 +68,169 @@ def from_torch(module: nn.Module) -> Network:
     finally:
         for m, training in modes:
             m.training = training
-    modules = dict(module.named_modules())
-    chain, value = _Chain(), None
-    for node in graph.nodes:
-        if node.op == "placeholder":
-            if value is not None:
-                _refuse(node, "A second input", "give the network one input tensor")
-        elif node.op == "output":
-            if node.args[0] is not value:
-                _refuse(node, "An output other than the last operation's", "return one tensor")
-            break
-        elif node.op == "get_attr":
-            continue
+    return _Importer(module, graph, sample, channels_last, block_size).network()
+
+
+def _input_shape(sample: Any, sequence: bool, channels_last: bool) -> tuple[tuple[int, int, int], bool]:
+    """Shape of the network's input and whether samples have the channels first."""
+    if sequence:
+        shape = np.shape(sample[0])
+        if len(shape) != 2:
+            raise CompileError(f"a sequence of shape {shape}: expected a list of (steps, features) arrays")
+        return (1, 1, int(shape[1])), False
+    shape = np.shape(sample)[1:]
+    if len(shape) == 3:
+        c, h, w = (shape[2], shape[0], shape[1]) if channels_last else shape
+        return (int(h), int(w), int(c)), not channels_last
+    return (1, 1, int(np.prod(shape))), False
+
+
+class _Importer(Functions):
+    def __init__(
+        self, module: nn.Module, graph: fx.Graph, sample: Any, channels_last: bool, block_size: BlockSizes
+    ) -> None:
+        self.module, self.graph = module, graph
+        self.modules = dict(module.named_modules())
+        self.sequence = any(isinstance(self.modules.get(str(n.target)), _RECURRENT) for n in graph.nodes
+                            if n.op == "call_module")  # fmt: skip
+        shape, first = _input_shape(sample, self.sequence, channels_last)
+        self.builder = Builder(shape, channels_first=first, block_size=block_size)
+        self.values: dict[fx.Node, Any] = {}
+        self.host: dict[fx.Node, str] = {}  # what the host has to do with a node's value
+
+    def network(self) -> Network:
+        name = type(self.module).__name__.lower()
+        given = False
+        for node in self.graph.nodes:
+            self.builder.place = node.name
+            if node.op == "placeholder":
+                if given:
+                    if not node.users:
+                        continue
+                    self.refuse("A second input", "give the network one input tensor")
+                self.values[node], given = self.builder.input, True
+                self.builder.input_readers = len(node.users)
+            elif node.op == "output":
+                result = self.values.get(node.args[0]) if isinstance(node.args[0], fx.Node) else None
+                if not isinstance(result, Value):
+                    self.refuse("An output other than one tensor", "return one tensor")
+                host = self.host.get(node.args[0])  # type: ignore[arg-type]
+                return self.builder.network(result, name, {"host": host} if host else None)
+            elif node.op != "get_attr":
+                value = self.fold(node)
+                changed = self.changed(node)
+                readers = max(len(node.users), 0 if changed is None else len(changed.users))
+                if isinstance(value, Value) and readers > 1:
+                    value = self.builder.close(value)
+                    if value.tensor == "input":
+                        self.builder.input_readers += len(node.users) - 1
+                self.values[node] = value
+                if changed is not None:  # whoever reads the operand from here on, reads this result
+                    self.values[changed] = value
+        raise CompileError(f"{name} gives nothing")
+
+    def changed(self, node: fx.Node) -> fx.Node | None:
+        """The operand that an operation changes in place."""
+        operand = node.args[0] if node.args else None
+        inplace = node.kwargs.get("inplace", False) or node.target in (operator.iadd, operator.isub, operator.imul)
+        inplace = inplace or (node.target in (functional.relu, functional.relu6) and node.args[1:2] == (True,))
+        if node.op == "call_module":
+            inplace = bool(getattr(self.modules[str(node.target)], "inplace", False))
+        elif node.op == "call_method":
+            inplace = str(node.target).endswith("_")
+        return operand if inplace and isinstance(operand, fx.Node) else None
+
+    def fold(self, node: fx.Node) -> Any:
+        if node.op == "call_module":
+            return self.fold_module(node, self.modules[str(node.target)])
+        target = node.target
+        if target in ACTIVATIONS:
+            return self.activate(self.value(node), node.name, ACTIVATIONS[target])
+        for names, method in self.methods().items():
+            if target in names:
+                return method(node)
+        return self.refuse(f"Operation {title(node)}", f"supported are {SUPPORTED}")
+
+    # ---- modules ---------------------------------------------------------------------------------------------
+    def fold_module(self, node: fx.Node, m: nn.Module) -> Any:
+        name = str(node.target)
+        own = next((c for c in (*_LEAVES, nn.Linear, nn.Conv2d, nn.BatchNorm1d, nn.BatchNorm2d, *PASS)
+                    if isinstance(m, c)), None)  # fmt: skip
+        if own is not None and type(m).forward is not own.forward:
+            self.refuse(
+                f"Module {name!r}, whose forward is not {own.__name__}'s,", "make the change a module of its own"
+            )
+        if m._forward_hooks or m._forward_pre_hooks:
+            self.refuse(f"Module {name!r} with forward hooks", "remove them: the core runs none")
+        v = self.value(node)
+        bias = None if getattr(m, "bias", None) is None or isinstance(m, _RECURRENT) else array(m.bias)  # type: ignore[arg-type]
+        if isinstance(m, ours.BlockCirculantLinear) and v.features != m.in_features:
+            self.refuse(f"A layer for {m.in_features} features on {v.features}", "check what arrives")
+        if isinstance(m, ours.BlockCirculantLinear):
+            return self.builder.linear(v, array(m.weight), m.out_features, name, bias=bias)
+        if isinstance(m, (ours.BlockCirculantConv2d, ours.BlockCirculantPatchConv2d)):
+            self.builder.expect(v, m.in_channels)
+        if isinstance(m, ours.BlockCirculantConv2d):
+            pads = (m.padding[0], m.padding[1]) * 2
+            return self.builder.conv(v, array(m.weight), m.out_channels, name, bias=bias, stride=m.stride, padding=pads)
+        if isinstance(m, ours.BlockCirculantPatchConv2d):
+            pads = (m.padding[0], m.padding[1]) * 2
+            return self.builder.conv(
+                v, array(m.weight)[:, :, None, None, :], m.out_channels, name, bias=bias, stride=m.stride,
+                padding=pads, gather=True, taps=m.kernel_size,
+            )  # fmt: skip
+        if isinstance(m, nn.Linear):
+            return self.builder.dense_linear(v, array(m.weight), name, bias=bias)
+        if isinstance(m, nn.Conv2d):
+            return self.conv2d(v, m, name, bias)
+        if isinstance(m, (nn.BatchNorm1d, nn.BatchNorm2d)):
+            return self.batch_norm(v, m, name)
+        if isinstance(m, _RECURRENT):
+            return recurrent(self.builder, v, m, name), None
+        if type(m) in ACTIVATIONS:
+            return self.activate(v, node.name, ACTIVATIONS[type(m)])
+        if isinstance(m, nn.Hardtanh):
+            return self.clip(v, node.name, m.min_val, m.max_val)
+        if isinstance(m, nn.MaxPool2d):
+            return self.pool(node, "max", m.kernel_size, m.stride, m.padding, m.dilation, m.ceil_mode)
+        if isinstance(m, nn.AvgPool2d):
+            return self.pool(node, "avg", m.kernel_size, m.stride, m.padding, 1, m.ceil_mode, m.count_include_pad)
+        if isinstance(m, nn.AdaptiveAvgPool2d):
+            return self.adaptive(node, "avg", m.output_size)
+        if isinstance(m, nn.AdaptiveMaxPool2d):
+            return self.adaptive(node, "max", m.output_size)
+        if isinstance(m, nn.Flatten):
+            if (m.start_dim, m.end_dim) != (1, -1):
+                self.refuse("A flatten that joins the batch", "use nn.Flatten()")
+            return self.builder.flatten(v, v.flat or "chw")
+        if isinstance(m, (nn.Softmax, nn.LogSoftmax)):
+            return self.softmax(node, "softmax" if isinstance(m, nn.Softmax) else "log_softmax")
+        if isinstance(m, nn.ZeroPad2d):
+            left, right, top, bottom = m.padding
+            return self.builder.pad(v, (top, left, bottom, right))
+        if isinstance(m, PASS):
+            return v
+        return self.refuse(f"Module {name!r} of type {type(m).__name__}", f"supported are {SUPPORTED}")
+
+    def conv2d(self, v: Value, m: nn.Conv2d, name: str, bias: Array | None) -> Value:
+        if m.groups != 1:
+            self.refuse(f"Conv2d {name!r} with groups={m.groups}", "the core sums over all channels: use groups=1")
+        if m.dilation != (1, 1) or m.padding_mode != "zeros":
+            self.refuse(f"Conv2d {name!r} with dilation or a padding mode", "use dilation=1 and zeros")
+        stride = (m.stride[0], m.stride[1])
+        if m.padding == "same":  # PyTorch demands stride 1 then
+            sums = [n - 1 for n in m.kernel_size]
+            pads = (sums[0] // 2, sums[1] // 2, sums[0] - sums[0] // 2, sums[1] - sums[1] // 2)
         else:
-            inputs = [arg for arg in node.all_input_nodes if arg.op != "get_attr"]
-            if inputs != [value]:
-                _refuse(node, "A branch or a sum of branches", "use a plain chain of layers")
-            _fold(chain, node, modules)
-        value = node
-    if not chain.layers:
-        raise CompileError(f"{type(module).__name__} holds no BlockCirculantLinear; the core needs at least one")
-    return Network(
-        layers=tuple(layer.close() for layer in chain.layers),
-        input_scale=chain.input_scale,
-        name=type(module).__name__.lower(),
-    )
+            pads = (0, 0, 0, 0) if m.padding == "valid" else (int(m.padding[0]), int(m.padding[1])) * 2
+        return self.builder.dense_conv(v, array(m.weight), name, bias=bias, stride=stride, padding=pads)
 
-
-def _fold(chain: _Chain, node: fx.Node, modules: dict[str, nn.Module]) -> None:
-    if node.op == "call_module":
-        _fold_module(chain, node, modules[str(node.target)])
-    elif node.target in _ACTIVATION_FUNCTIONS:
-        chain.activation(node, _ACTIVATION_FUNCTIONS[node.target])
-    elif node.target in (operator.mul, torch.mul, operator.truediv, torch.div, "mul", "div"):
-        chain.affine(node, np.array([_factor(node)]), np.zeros(1))
-    elif node.target in _FLATTENS:
-        if node.kwargs.get("start_dim", (*node.args, 0)[1]) != 1:
-            _refuse(node, "A flatten that joins the batch", "use flatten(x, 1)")
-    elif node.target is nn.functional.dropout:
-        if node.kwargs.get("training", (*node.args, 0.5, True)[2]):
-            _refuse(node, "A dropout that is active in eval mode", "pass training=self.training, or use nn.Dropout")
-    else:
-        _refuse(node, f"Operation {getattr(node.target, '__name__', node.target)}", f"supported are {_SUPPORTED}")
-
-
-def _factor(node: fx.Node) -> float:
-    """The number that a multiplication or division amounts to."""
-    divide = "div" in str(getattr(node.target, "__name__", node.target))
-    numbers = [a for a in node.args if isinstance(a, (int, float))]
-    swapped = not isinstance(node.args[0], fx.Node)
-    if len(numbers) != 1 or node.kwargs or (divide and swapped):
-        _refuse(node, "A product or quotient other than of a tensor and a number", f"supported are {_SUPPORTED}")
-    if divide and numbers[0] == 0:
-        _refuse(node, "A division by 0", "divide by another number")
-    return 1 / numbers[0] if divide else float(numbers[0])
-
-
-def _fold_module(chain: _Chain, node: fx.Node, m: nn.Module) -> None:
-    name = str(node.target)
-    own = next((c for c in (BlockCirculantLinear, nn.BatchNorm1d, *_PASS_MODULES) if isinstance(m, c)), None)
-    if own is not None and type(m).forward is not own.forward:
-        _refuse(node, f"Module {name!r}, whose forward is not {own.__name__}'s,", "make the change a module of its own")
-    if m._forward_hooks or m._forward_pre_hooks:
-        _refuse(node, f"Module {name!r} with forward hooks", "remove them: the core runs none")
-    if isinstance(m, BlockCirculantLinear):
-        chain.linear(m, name)
-    elif isinstance(m, nn.BatchNorm1d):
+    def batch_norm(self, v: Value, m: nn.BatchNorm1d | nn.BatchNorm2d, name: str) -> Value:
         if m.running_mean is None or m.running_var is None:
-            _refuse(node, "A BatchNorm1d without running statistics", "train it with track_running_stats=True")
-        gamma = np.ones(m.num_features) if m.weight is None else _array(m.weight)
-        beta = np.zeros(m.num_features) if m.bias is None else _array(m.bias)
-        scale = gamma / np.sqrt(_array(m.running_var) + m.eps)
-        chain.affine(node, scale, beta - scale * _array(m.running_mean))
-    elif type(m) in _ACTIVATION_MODULES:
-        chain.activation(node, _ACTIVATION_MODULES[type(m)])
-    elif isinstance(m, nn.Linear):
-        sizes = f"{m.in_features}, {m.out_features}, block_size"
-        _refuse(node, f"The dense nn.Linear {name!r}",
-                f"replace it by BlockCirculantLinear({sizes}) and project_() its weight, then train on")  # fmt: skip
-    elif not isinstance(m, _PASS_MODULES):
-        _refuse(node, f"Module {name!r} of type {type(m).__name__}", f"supported are {_SUPPORTED}")
+            self.refuse(f"A {type(m).__name__} without running statistics", "train it with track_running_stats=True")
+        if v.flat and v.shape[:2] != (1, 1):
+            self.refuse("A batch-norm of a flattened map", "place it before the flattening")
+        gamma = np.ones(m.num_features) if m.weight is None else array(m.weight)
+        beta = np.zeros(m.num_features) if m.bias is None else array(m.bias)
+        scale = gamma / np.sqrt(array(m.running_var) + m.eps)
+        return self.builder.affine(v, scale, beta - scale * array(m.running_mean), name)

@@ -17,8 +17,8 @@ _START, _DONE, _IDLE = 1 << 0, 1 << 1, 1 << 2
 _REMEDIES = {
     spec.Status.NO_PROGRAM: "the core was reset since the program was loaded; load it again",
     spec.Status.SPEC_MISMATCH: "the image was made for another specification; compile the network again",
-    spec.Status.WIDTH_MISMATCH: "the network was compiled for another width; compile it for this core's",
-    spec.Status.TOO_LARGE: "the network does not fit on this core; use larger blocks or fewer channels",
+    spec.Status.WIDTH_MISMATCH: "the network was compiled for another width; compile it with this core's",
+    spec.Status.TOO_LARGE: "the network does not fit; compile it for this core: compile(..., config=overlay.config)",
     spec.Status.BAD_LENGTH: "the image was cut on its way; check the DMA's buffer length width",
     spec.Status.BAD_MAGIC: "what arrived is no program image; data of a run may have been left in the stream",
 }

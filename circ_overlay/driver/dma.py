@@ -45,6 +45,14 @@ class DmaPair:
         self._asked = {"MM2S": 0, "S2MM": 0}
         self._channels = {"MM2S": (dma.sendchannel, 0), "S2MM": (dma.recvchannel, _S2MM)}
 
+    def ready(self) -> bool:
+        """False if another driver of this fabric has reset the DMA since our last transfers: pynq would refuse more.
+
+        Only to be asked when none of our transfers is under way.
+        """
+        # A reset is one of both channels, and MM2S has a part in every command.
+        return not self._asked["MM2S"] or bool(int(self._dma.read(_STATUS)) & _IDLE)
+
     def receive(self, buffer: Any, nbytes: int) -> None:
         """Let the receive channel fill `buffer` with a packet of `nbytes`."""
         self._transfer("S2MM", buffer, nbytes)

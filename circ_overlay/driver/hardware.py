@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Core, DMA and buffers as one thing that loads a program and runs batches. Not thread-safe: one owner.
+"""Core, DMA and buffers as one thing that loads program images and runs batches. Not thread-safe: one owner.
 
 Two input and two output buffers are allocated once; a batch uses the pair with its number's parity, so that
 the host fills one pair while the core works on the other.
@@ -14,14 +14,13 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 from pynq import allocate
 
 from .. import spec
 from ..errors import BoardError, CoreError
-from ..program import Port, Program
 from .core import CirculantCore
 from .dma import DmaPair
+from .stage import Stage
 
 __all__ = ["Hardware", "device_lock"]
 
@@ -88,7 +87,7 @@ class Hardware:
         self._pairs = tuple(
             Pair(*(allocate(self.buffer_bytes, np.uint8, target=device) for _ in range(2))) for _ in range(2)
         )
-        self._loaded: Program | None = None
+        self._loaded: Stage | None = None
         self._broken = ""
         with self._lock:
             self.reset()
@@ -125,61 +124,60 @@ class Hardware:
             for buffer in pair:
                 buffer.freebuffer()
 
-    def batch_limit(self, program: Program) -> int:
+    def batch_limit(self, stage: Stage) -> int:
         """Largest batch whose inputs and outputs each fit in one buffer."""
-        return self.buffer_bytes // (8 * max(program.input.beats, program.output.beats))
+        return self.buffer_bytes // max(stage.in_bytes, stage.out_bytes)
 
-    def input_view(self, parity: int, port: Port, images: int) -> NDArray[Any]:
-        """(images, features) view of an input buffer, in the stream's element type."""
-        return _view(self._pairs[parity].input, port, images)
+    def pair(self, parity: int) -> Pair:
+        """The buffers of the batches of that parity."""
+        return self._pairs[parity]
 
-    def output_view(self, parity: int, port: Port, images: int) -> NDArray[Any]:
-        """(images, features) view of an output buffer."""
-        return _view(self._pairs[parity].output, port, images)
-
-    def load(self, program: Program, parity: int) -> int:
-        """Stream `program` into the core unless it is there; the bytes that took.
+    def load(self, stage: Stage, parity: int) -> int:
+        """Stream a program image into the core unless it is there; the bytes that took.
 
         The image goes through the input buffer of the *other* parity: that of `parity` holds packed samples.
         """
         self._check_usable()
+        if not self._dma.ready():
+            self.reset()
         # The register is asked too: a second driver on the same fabric may have loaded its own program.
-        if self._loaded is program and self.core.register("program_id") == program.program_id:
+        if stage.same_as(self._loaded) and self.core.register("program_id") == stage.program_id:
             return 0
         self._loaded = None
-        image = program.image.astype("<u8").view(np.uint8)
         buffer = self._pairs[1 - parity].input
-        buffer[: image.size] = image
-        _log.info("loading %s: %d bytes", program.name, image.size)
+        buffer[: stage.image.size] = stage.image
+        _log.log(
+            logging.INFO if stage.index == 0 else logging.DEBUG, "loading %s: %d bytes", stage.name, stage.image.size
+        )
         self.core.start(spec.Command.LOAD)
-        self._dma.send(buffer, image.size)
+        self._dma.send(buffer, stage.image.size)
         self._dma.wait(("MM2S",), self.timeout, self.core.done, self.core.describe)
         on_chip = self.core.register("program_id")
-        if on_chip != program.program_id:
+        if on_chip != stage.program_id:
             raise CoreError(
-                f"the core reports program {on_chip:08x} after loading {program.program_id:08x}: "
+                f"the core reports program {on_chip:08x} after loading {stage.program_id:08x}: "
                 "the image was altered on its way"
             )
-        self._loaded = program
-        return int(image.size)
+        self._loaded = stage
+        return int(stage.image.size)
 
-    def start(self, program: Program, parity: int, images: int) -> None:
+    def start(self, stage: Stage, parity: int, images: int) -> None:
         """Run the batch packed in the buffers of `parity`; the program must be loaded."""
         pair = self._pairs[parity]
         # The receiver first: a core that finds no receiver would stall its pipeline.
-        self._dma.receive(pair.output, 8 * images * program.output.beats)
+        self._dma.receive(pair.output, images * stage.out_bytes)
         self.core.start(spec.Command.RUN, images)
-        self._dma.send(pair.input, 8 * images * program.input.beats)
+        self._dma.send(pair.input, images * stage.in_bytes)
 
-    def finish(self, program: Program, images: int) -> None:
+    def finish(self, stage: Stage, images: int) -> None:
         """Wait for the batch that was started, and make sure that the idle core seen is the one that ran it."""
         self._dma.wait(("MM2S", "S2MM"), self.timeout, self.core.done, self.core.describe)
         self._check_usable()
         ran = self.core.register("images"), self.core.register("program_id")
-        if ran != (images, program.program_id):
+        if ran != (images, stage.program_id):
             raise CoreError(
                 f"the core reports {ran[0]} images of program {ran[1]:08x} where {images} of "
-                f"{program.program_id:08x} were run: it was reset or used behind the driver"
+                f"{stage.program_id:08x} were run: it was reset or used behind the driver"
             )
 
     def _check_usable(self) -> None:
@@ -187,8 +185,3 @@ class Hardware:
             raise BoardError(f"the overlay could not be reset after an error ({self._broken}); download it again")
         if not self._is_loaded():
             raise BoardError("another bitstream has been downloaded since; call download() on this overlay")
-
-
-def _view(buffer: Any, port: Port, images: int) -> NDArray[Any]:
-    raw = np.asarray(buffer)[: 8 * port.beats * images]
-    return raw.view(port.dtype).reshape(images, -1)[:, : port.features]

@@ -19,12 +19,15 @@ from .. import models, spec
 from ..bitstreams import find_bitstream
 from ..emulator import ensure_device
 from ..errors import BoardError, CircOverlayError, IncompatibleError
-from ..image import instructions
+from ..perf.cycles import segment_plan
 from ..program import Program
 from .core import CirculantCore
+from .fits import check_fits
 from .hardware import Hardware, device_lock
 from .network import Network
+from .plan import Planner
 from .scheduler import Scheduler
+from .stage import Stage
 from .statistics import Statistics
 
 __all__ = ["CirculantOverlay"]
@@ -32,6 +35,7 @@ __all__ = ["CirculantOverlay"]
 _log = logging.getLogger(__name__)
 _DMA_VLNV = "xilinx.com:ip:axi_dma:"
 MAX_BATCH = 1024
+BATCH_SECONDS = 0.25  # of modelled time that a batch of the default size takes at most: far from any time-out
 
 
 class CirculantOverlay(pynq.Overlay):  # type: ignore[misc]
@@ -43,6 +47,8 @@ class CirculantOverlay(pynq.Overlay):  # type: ignore[misc]
         the emulated board, where there is none, one is built on the fly, which says that it is emulated.
     download : configure the fabric now.
     buffer_bytes : size of each of the four DMA buffers.
+    host_bytes : what the tensors between the segments of a job may take of the host's memory; None: a quarter of
+        the machine's, at most 256 MiB.
     timeout : seconds for any one wait; None: 10 on a board, 120 on the emulated one.
     device : a pynq Device; None: the board if there is one, else the emulated board (see the environment
         variable CIRC_OVERLAY_BOARD = real | emulated).
@@ -61,6 +67,7 @@ class CirculantOverlay(pynq.Overlay):  # type: ignore[misc]
         *,
         download: bool = True,
         buffer_bytes: int = 1 << 20,
+        host_bytes: int | None = None,
         timeout: float | None = None,
         device: Any = None,
     ) -> None:
@@ -69,6 +76,9 @@ class CirculantOverlay(pynq.Overlay):  # type: ignore[misc]
             raise ValueError(f"timeout={timeout}: a wait's limit is a number of seconds above 0")
         if buffer_bytes < 4096:
             raise ValueError(f"buffer_bytes={buffer_bytes}: a DMA buffer needs at least 4096 bytes")
+        if host_bytes is not None and host_bytes < 1:
+            raise ValueError(f"host_bytes={host_bytes}: tensors between segments need memory")
+        self._host_bytes = host_bytes or _default_host_bytes()
         device = device or ensure_device()
         self.emulated = bool(getattr(device, "emulated", False))
         path = Path(bitfile) if bitfile is not None else find_bitstream(device.name, emulated=self.emulated)
@@ -163,7 +173,8 @@ class CirculantOverlay(pynq.Overlay):  # type: ignore[misc]
         Parameters
         ----------
         program : a Program, the path of a ``.circ`` file, or the name of a network of the zoo
-        batch_size : largest number of samples in one transfer; None: up to 1024, as the buffers allow
+        batch_size : largest number of samples in one transfer; None: up to 1024, as the buffers allow and
+            the core computes in a quarter of a second. Sequences are never cut: a longer one has a transfer to itself.
 
         Raises
         ------
@@ -178,28 +189,40 @@ class CirculantOverlay(pynq.Overlay):  # type: ignore[misc]
             known = str(program) in models.MODELS and not Path(program).exists()
             program = models.load(str(program)) if known else Program.load(program)
         check_fits(program, self.config)
-        if 8 * len(program.image) > self._hardware.buffer_bytes:
-            raise IncompatibleError(
-                f"the image of {program.name} has {8 * len(program.image)} bytes and must travel as one packet, "
-                f"but this design's DMA moves at most {self._hardware.buffer_bytes}: its c_sg_length_width is too small"
-            )
-        limit = self._hardware.batch_limit(program)
-        if not limit:
-            raise IncompatibleError(
-                f"one sample of {program.name} takes {8 * program.input.beats} bytes in and "
-                f"{8 * program.output.beats} out, a buffer holds {self._hardware.buffer_bytes}; "
-                "open the overlay with larger buffer_bytes"
-            )
+        stages = [Stage(program, index) for index in range(len(program.segments))]
+        limits = [self._limit(stage) for stage in stages]
+        largest = min(limits) if program.sequence else max(limits)
         if batch_size is not None:
             batch_size = operator.index(batch_size)
-        if batch_size is not None and not 1 <= batch_size <= limit:
-            raise ValueError(f"batch_size={batch_size}: the buffers allow 1..{limit} for {program.name}")
+        if batch_size is not None and not 1 <= batch_size <= largest:
+            raise ValueError(f"batch_size={batch_size}: the buffers allow 1..{largest} for {program.name}")
+        batch = [
+            min(limit, batch_size or min(MAX_BATCH, max(1, int(BATCH_SECONDS * _clock_hz(self.device) / cycles.run))))
+            for limit, cycles in zip(limits, segment_plan(self.config, program, 1))
+        ]
         statistics = Statistics(
             layers=len(program.layers),
             cycles_provenance=getattr(self.device, "cycle_provenance", "measured"),
             clock_hz=_clock_hz(self.device),
         )
-        return Network(program, self, self._scheduler, statistics, batch_size or min(limit, MAX_BATCH))
+        planner = Planner(stages, self.config, batch, self._host_bytes)
+        return Network(planner, self, self._scheduler, statistics, min(limits))
+
+    def _limit(self, stage: Stage) -> int:
+        """Largest batch of a segment; IncompatibleError if its image or a single sample fits in no buffer."""
+        room = self._hardware.buffer_bytes
+        if stage.image.size > room:
+            raise IncompatibleError(
+                f"the image of {stage.name} has {stage.image.size} bytes and must travel as one packet, "
+                f"but this design's DMA moves at most {room}: its c_sg_length_width is too small"
+            )
+        limit = self._hardware.batch_limit(stage)
+        if not limit:
+            raise IncompatibleError(
+                f"one sample of {stage.name} takes {stage.in_bytes} bytes in and {stage.out_bytes} out, a buffer "
+                f"holds {room}; open the overlay with larger buffer_bytes"
+            )
+        return limit
 
     @property
     def clock_mhz(self) -> float:
@@ -243,6 +266,11 @@ class CirculantOverlay(pynq.Overlay):  # type: ignore[misc]
         return f"<CirculantOverlay {self.describe()}>"
 
 
+def _default_host_bytes() -> int:
+    """A quarter of the machine's memory, at most 256 MiB: boards have 512 MiB or 1 GiB of it."""
+    return min(1 << 28, os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 4)
+
+
 _clocks: weakref.WeakKeyDictionary[Any, float] = weakref.WeakKeyDictionary()
 
 
@@ -251,34 +279,3 @@ def _clock_hz(device: Any) -> float:
     if device not in _clocks or pynq.Device.active_device is device:
         _clocks[device] = float(Clocks.fclk0_mhz) * 1e6
     return _clocks[device]
-
-
-def check_fits(program: Program, config: spec.CoreConfig) -> None:
-    """Raise IncompatibleError unless a core of `config` can execute `program`."""
-    code = instructions(program)
-    needs = {
-        "weight_words": sum(i.weight_count for i in code),
-        "map_elements": max(max(i.in_blocks, i.out_blocks) * i.block_size for i in code),
-        "affine_channels": sum(i.out_features for i in code),
-        "instructions": len(code),
-    }
-    if program.width != config.width:
-        raise IncompatibleError(
-            f"{program.name} was compiled for {program.width} bits, this core computes in {config.width}; "
-            f"compile it with width={config.width}"
-        )
-    for name, need in needs.items():
-        if need > getattr(config, name):
-            raise IncompatibleError(
-                f"{program.name} needs {need} {name.replace('_', ' ')}, this core has {getattr(config, name)}; "
-                "use larger blocks, fewer channels or fewer layers"
-            )
-    wanted = spec.Capability.LINEAR
-    if any(i.activation in (spec.Activation.SIGMOID, spec.Activation.TANH) for i in code):
-        wanted |= spec.Capability.SIGMOID_TANH
-    if program.input.storage == "uint8":
-        wanted |= spec.Capability.INPUT_U8
-    missing = wanted & ~spec.Capability(config.capability)
-    if missing:
-        names = ", ".join(flag.name or "?" for flag in spec.Capability if flag in missing)
-        raise IncompatibleError(f"{program.name} needs {names}, which this build of the core lacks")

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Batch scheduler: one thread owns the hardware and keeps it busy with the jobs of all networks and threads.
 
-A job is cut into batches that fit the buffers. While the core works on one batch, the next one is packed,
-from the same job or from the one behind it, whichever network that belongs to. Whatever happens to the
-thread, no future is left without an end.
+A job is cut into batches that fit the buffers, see :mod:`.plan`. While the core works on one batch, the next
+one is packed, from the same job or from the one behind it, whichever network that belongs to. Jobs are never
+interleaved: their segments would be loaded over and over. Whatever happens to the thread, no future is left
+without an end.
 """
 
 from __future__ import annotations
@@ -113,6 +114,7 @@ class Scheduler:
             flying = batch if batch is not None and self._launch(batch) else None
             if landed is not None:
                 self._unpack(landed)
+            batch = landed = None  # a finished job's samples are not kept while waiting
 
     def _abandon_rest(self) -> None:
         """End every job that is still there; the thread is about to."""
@@ -135,6 +137,8 @@ class Scheduler:
                 self._current = None  # a finished job's samples are not kept while waiting
                 if not self._take(wait):
                     return None
+            elif not self._current.ready:
+                return None  # it reads what is still flying
             elif (batch := self._pack(self._current)) is not None:
                 return batch
 
@@ -155,23 +159,19 @@ class Scheduler:
             return wait  # if a batch is flying, it has to land first
         if item.future.set_running_or_notify_cancel():
             self._current = item
-            if not len(item.x):
+            if item.exhausted:
                 item.complete()
         return True
 
     def _pack(self, job: Job) -> Batch | None:
-        images = min(job.batch, len(job.x) - job.packed)
-        batch = Batch(job, job.packed, images, self._parity)
         began = time.perf_counter()
         try:
-            view = self._hardware.input_view(batch.parity, job.program.input, images)
-            samples = job.x[batch.start : batch.start + images]
-            view[...] = job.program.input.quantise(samples, job.program.width)
+            part = job.pack(self._hardware.pair(self._parity).input)
         except Exception as error:  # whatever the user's array does, the scheduler lives on
             job.fail(error)
             return None
         job.statistics.pack_s += time.perf_counter() - began
-        job.packed += images
+        batch = Batch(job, part, self._parity)
         self._parity ^= 1
         return batch
 
@@ -183,10 +183,9 @@ class Scheduler:
         began = time.perf_counter()
         self._hardware.acquire()
         try:
-            loaded = self._hardware.load(job.program, batch.parity)
-            job.statistics.program_loads += bool(loaded)
-            job.statistics.program_bytes += loaded
-            self._hardware.start(job.program, batch.parity, batch.images)
+            if loaded := self._hardware.load(batch.stage, batch.parity):
+                job.statistics.add_load(loaded, self._hardware.core.cycles(), self._hardware.clock_hz())
+            self._hardware.start(batch.stage, batch.parity, batch.images)
         except BaseException as error:
             self._failed(job, error)
             return False
@@ -199,15 +198,17 @@ class Scheduler:
         job = batch.job
         began = time.perf_counter()
         try:
-            self._hardware.finish(job.program, batch.images)
+            stage, images = batch.stage, batch.images
+            self._hardware.finish(stage, images)
             core = self._hardware.core
             job.statistics.add(
-                images=batch.images,
+                images=images if stage is job.stages[-1] else 0,
                 cycles=core.cycles(),
                 clock_hz=self._hardware.clock_hz(),
-                layer_cycles=core.layer_cycles(len(job.program.layers)),
-                bytes_in=8 * batch.images * job.program.input.beats,
-                bytes_out=8 * batch.images * job.program.output.beats,
+                layer_cycles=core.layer_cycles(len(stage.segment.layers)),
+                first_layer=stage.first_layer,
+                bytes_in=images * stage.in_bytes,
+                bytes_out=images * stage.out_bytes,
             )
         except BaseException as error:
             self._failed(job, error)
@@ -222,14 +223,18 @@ class Scheduler:
         if job.future.done():
             return
         began = time.perf_counter()
-        view = self._hardware.output_view(batch.parity, job.program.output, batch.images)
-        job.outputs[batch.start : batch.start + batch.images] = view
-        job.returned += batch.images
+        try:
+            job.unpack(batch.part, self._hardware.pair(batch.parity).output)
+        except Exception as error:  # such as a host without memory for the tensors
+            job.fail(error)
+            return
         job.statistics.unpack_s += time.perf_counter() - began
+        if batch.stage is not job.stages[-1]:
+            return
         if job.progress is not None:
             with suppress(BaseException):  # whatever a progress bar does must not cost the results
-                job.progress(job.returned)
-        if job.returned == len(job.x):
+                job.progress(job.answered)
+        if job.answered == len(job.x):
             job.complete()
 
     def _failed(self, job: Job, error: BaseException) -> None:

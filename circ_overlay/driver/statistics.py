@@ -14,12 +14,12 @@ class Statistics:
 
     Attributes
     ----------
-    images, batches, failures : samples answered, DMA batches they took, batches that failed.
+    images, batches, failures : samples (steps of sequences) answered, DMA batches they took, batches that failed.
     bytes_in, bytes_out : moved by the DMA for samples and results.
-    program_loads, program_bytes : times the program was streamed into the core, and what that moved.
+    program_loads, program_bytes : times a segment's image was streamed into the core, and what that moved.
     pack_s, wait_s, unpack_s : host seconds; waiting overlaps with packing the next batch.
-    cycles : clock cycles of all runs, from the core's counters.
-    device_s : seconds in the core: each batch's cycles over the clock it ran at, never the emulator's own time.
+    cycles, load_cycles : clock cycles of all runs and of all loads, from the core's counters.
+    device_s : seconds in the core, runs and loads: cycles over the clock they ran at, never the emulator's own time.
     layer_cycles : the same for each layer.
     cycles_provenance : "measured" on a board, "simulated" by RTL, "modelled" by the cycle model.
     clock_hz : of the core, as it was in the last batch.
@@ -39,6 +39,7 @@ class Statistics:
     wait_s: float = 0.0
     unpack_s: float = 0.0
     cycles: int = 0
+    load_cycles: int = 0
     device_s: float = 0.0
     layer_cycles: list[int] = field(default_factory=list)
 
@@ -47,7 +48,7 @@ class Statistics:
 
     @property
     def cycles_per_image(self) -> float:
-        """Mean clock cycles of an image; 0 before the first."""
+        """Mean clock cycles of an image, loads not counted; 0 before the first."""
         return self.cycles / self.images if self.images else 0.0
 
     def add(
@@ -59,8 +60,9 @@ class Statistics:
         layer_cycles: list[int],
         bytes_in: int,
         bytes_out: int,
+        first_layer: int = 0,
     ) -> None:
-        """Count one finished batch."""
+        """Count one finished batch, whose segment begins with layer `first_layer`."""
         self.images += images
         self.batches += 1
         self.bytes_in += bytes_in
@@ -68,4 +70,12 @@ class Statistics:
         self.cycles += cycles
         self.clock_hz = clock_hz
         self.device_s += cycles / clock_hz
-        self.layer_cycles = [a + b for a, b in zip(self.layer_cycles, layer_cycles)]
+        for layer, n in enumerate(layer_cycles, first_layer):
+            self.layer_cycles[layer] += n
+
+    def add_load(self, nbytes: int, cycles: int, clock_hz: float) -> None:
+        """Count one load of a segment."""
+        self.program_loads += 1
+        self.program_bytes += nbytes
+        self.load_cycles += cycles
+        self.device_s += cycles / clock_hz

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from .. import spec
 from ..engines import Engine
 from ..image import Image
+from ..perf.cycles import load_cycles
 from .faults import CoreStatus, FaultSet, WrongIdentity
 from .streams import Bytes, Sink, Source
 
@@ -28,8 +29,8 @@ __all__ = ["CircCore", "CycleModel"]
 
 Words = NDArray[np.uint64]
 T = TypeVar("T")
-CycleModel = Callable[[spec.CoreConfig, Sequence[spec.Instruction], int], tuple[int, Sequence[int]]]
-"""(config, instructions, batch) -> (cycles of the run, cycles of each layer)."""
+CycleModel = Callable[[spec.CoreConfig, Sequence[spec.Instruction], int, int, int], tuple[int, Sequence[int]]]
+"""(config, instructions, batch, beats in, beats out) -> (cycles of the run, cycles of each layer)."""
 
 ON_CHIP_IMAGES = 2
 _OFFSET = {r.name: r.offset for r in spec.REGISTERS}
@@ -64,7 +65,6 @@ class CircCore:
         unless the core has been reset meanwhile.
     faults : the fabric's.
     cycle_model : modelled cycles of a run.
-    load_cycles : modelled cycles of a load of so many words.
 
     Attributes
     ----------
@@ -83,7 +83,6 @@ class CircCore:
         submit: Submit,
         faults: FaultSet,
         cycle_model: CycleModel,
-        load_cycles: Callable[[int], int] = lambda words: words,
     ) -> None:
         self.name = name
         self.engine = engine
@@ -92,7 +91,6 @@ class CircCore:
         self._submit = submit
         self._faults = faults
         self._cycle_model = cycle_model
-        self._load_cycles = load_cycles
         self.commands = 0
         self._clear()
 
@@ -180,9 +178,7 @@ class CircCore:
         elif batch == 0:
             self._finish(spec.Status.BAD_BATCH)
         else:
-            first = self._program.instructions[0]
-            element = 1 if first.flags & spec.LayerFlag.INPUT_U8 else 2
-            self._image_bytes = spec.beats(first.in_features, element) * spec.STREAM_BYTES
+            self._image_bytes = self._program.in_beats * spec.STREAM_BYTES
             self._batch, self._need = batch, batch * self._image_bytes
             self._state = _State.RECEIVING
 
@@ -241,25 +237,27 @@ class CircCore:
     def _load(self) -> None:
         words, engine = self._words(), self.engine
         if self._forced is not None:
-            self._finish(self._forced, self._load_cycles(len(words)))
+            self._finish(self._forced, load_cycles(len(words)))
             return
         self._state = _State.COMPUTING
 
         def then(outcome: tuple[spec.Status, Image | None]) -> None:
             status, self._program = outcome
             self._values["program_id"] = self._program.program_id if self._program else 0
-            self._finish(status, self._load_cycles(len(words)))
+            self._finish(status, load_cycles(len(words)))
 
         self._submit(lambda: (engine.load(words), engine.image), then)
 
     def _run(self) -> None:
-        words, engine, batch = self._words(), self.engine, self._batch
-        instructions = self._program.instructions if self._program else ()
+        words, engine, batch, program = self._words(), self.engine, self._batch, self._program
+        assert program is not None
         self._state = _State.COMPUTING
 
         def then(result: Words) -> None:
             self._result = np.ascontiguousarray(result, "<u8").view(np.uint8)
-            self._cycles, self._layer_cycles = self._cycle_model(engine.config, instructions, batch)
+            self._cycles, self._layer_cycles = self._cycle_model(
+                engine.config, program.instructions, batch, program.in_beats, program.out_beats
+            )
             self._state = _State.SENDING
 
         self._submit(lambda: engine.run(batch, words), then)

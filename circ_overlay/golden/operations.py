@@ -12,6 +12,7 @@ from .. import spec
 from ..fixedpoint import limits, round_shift, saturate
 from ..layer import Layer
 from ..tables import SIGMOID
+from ..windows import windows
 from .transform import forward_transform, inverse_transform
 
 __all__ = ["activate", "apply", "enter", "reduce", "spectral_product"]
@@ -21,7 +22,8 @@ Ints = NDArray[np.int64]
 
 def _exact_matmul(a: Ints, b: Ints) -> Ints:
     """a @ b of integers whose sums of products stay below 2**53: exact in float64, and BLAS is fast at it."""
-    return np.rint(a.astype(np.float64) @ b.astype(np.float64)).astype(np.int64)
+    exact: Ints = np.rint(a.astype(np.float64) @ b.astype(np.float64)).astype(np.int64)
+    return exact
 
 
 def spectral_product(weights: Ints, spectra: Ints) -> Ints:
@@ -90,16 +92,7 @@ def enter(x: Ints, u8: bool, width: int) -> Ints:
 
 
 def _windows(layer: Layer, x: Ints, outside: int = 0) -> Iterator[Ints]:
-    """For each tap, row by row, the pixel that every result sees through it: (batch, rows, columns, ...)."""
-    rows, columns, _ = layer.result_shape
-    (r, s), (step, across), (top, left) = layer.taps, layer.stride, layer.padding
-    height, width = (rows - 1) * step + r, (columns - 1) * across + s
-    padded = np.full((len(x), height, width, *x.shape[3:]), outside, np.int64)
-    inner = x[:, : max(0, height - top), : max(0, width - left)]
-    padded[:, top : top + inner.shape[1], left : left + inner.shape[2]] = inner
-    for i in range(r):
-        for j in range(s):
-            yield padded[:, i : height - r + i + 1 : step, j : width - s + j + 1 : across]
+    return windows(x, layer.result_shape[:2], layer.taps, layer.stride, layer.padding, outside)
 
 
 def _fill(x: Ints, channels: int) -> Ints:
@@ -137,11 +130,12 @@ def reduce(layer: Layer, x: Ints, factor: Ints | None = None) -> Ints:
         return _circulant(layer, x)[0]
     if layer.opcode == spec.Opcode.PRODUCT:
         (pixels,) = _windows(layer, x)
-        return pixels * (0 if factor is None else factor)
+        return pixels if factor is None else pixels * factor
     if layer.opcode == spec.Opcode.SUM:
         return sum(_windows(layer, x))  # type: ignore[return-value]
     lowest = -(1 << 62)  # pixels outside the input never win; a window of nothing else gives the limit below
-    return np.maximum.reduce(list(_windows(layer, x, lowest)))
+    largest: Ints = np.maximum.reduce(list(_windows(layer, x, lowest)))
+    return largest
 
 
 def apply(
@@ -175,4 +169,5 @@ def apply(
     out = activate(round_shift(v, layer.affine_shift), layer.activation, width, layer.ceiling)
     rows, columns = layer.pool
     batch, height, columns_out, channels = len(out), layer.target.height, layer.target.width, layer.target.channels
-    return out.reshape(batch, height, rows, columns_out, columns, channels).max((2, 4))
+    pooled: Ints = out.reshape(batch, height, rows, columns_out, columns, channels).max((2, 4))
+    return pooled

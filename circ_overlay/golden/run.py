@@ -77,7 +77,7 @@ def execute(
         for layer in segment.layers:
             _layer(memory, layer, width, rows)
         out[n] = memory.words[rows, sent]
-    return out.reshape(batch, -1)
+    return out.reshape(batch, segment.output.words * spec.MAP_WORD)
 
 
 def _turns(segment: Segment, batch: int) -> Iterator[tuple[slice, slice]]:
@@ -107,7 +107,7 @@ def run(program: Program, x: ArrayLike, *, starts: ArrayLike | None = None) -> I
     ValueError
         `x` has another shape, or a value that the input format cannot hold.
     """
-    checked = program.input.check(x)
+    checked = program.input.check(np.asarray(x))
     batch = len(checked)
     begins = np.arange(batch) == 0 if starts is None else np.asarray(starts, np.bool_)
     if begins.shape != (batch,):

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Random distortion of whole batches of handwriting, on the fly, in torch.
+"""Random distortion of whole batches of handwriting or of pictures, on the fly, in torch.
 
-Every image gets its own affine map and its own smooth elastic displacement in a single resampling. The kinds
-of distortion are those of P. Simard, D. Steinkraus and J. Platt, "Best Practices for Convolutional Neural
-Networks Applied to Visual Document Analysis", ICDAR 2003.
+Handwriting: every image gets its own affine map and its own smooth elastic displacement in a single resampling.
+The kinds of distortion are those of P. Simard, D. Steinkraus and J. Platt, "Best Practices for Convolutional
+Neural Networks Applied to Visual Document Analysis", ICDAR 2003. Pictures: shifted, mirrored, partly covered.
 """
 
 import math
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-__all__ = ["Distortion", "distort"]
+__all__ = ["Distortion", "crop", "distort"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,3 +84,43 @@ def distort(images: Tensor, distortion: Distortion, generator: torch.Generator) 
         field = functional.interpolate(knots, size=(height, width), mode="bicubic", align_corners=False)
         grid = grid + field.permute(0, 2, 3, 1) * (distortion.elastic * pixel)
     return functional.grid_sample(images[:, None], grid, align_corners=False)[:, 0]
+
+
+def crop(images: Tensor, margin: int, generator: torch.Generator, flip: bool = False, hole: int = 0) -> Tensor:
+    """Return a shifted copy of every picture, perhaps mirrored, with a grey square somewhere.
+
+    Parameters
+    ----------
+    images : torch.Tensor
+        (batch, channels, height, width) raw pixels; beyond its edge a picture counts as mirrored.
+    margin : int
+        Largest shift in pixels, either way and along each axis.
+    generator : torch.Generator
+        Source of every random number drawn here.
+    flip : bool
+        Whether half of the pictures are mirrored left to right.
+    hole : int
+        Side of the grey square (T. DeVries and G. Taylor, "Improved Regularization of Convolutional Neural
+        Networks with Cutout", 2017), which may lie partly outside; 0 for none.
+
+    Returns
+    -------
+    torch.Tensor
+        Of the same shape and dtype, with channels last in memory.
+    """
+    batch, _, height, width = images.shape
+
+    def integers(bound: int) -> Tensor:
+        return torch.randint(bound, (batch, 1), generator=generator)
+
+    padded = functional.pad(images, (margin,) * 4, mode="reflect")
+    rows, columns = torch.arange(height), torch.arange(width).expand(batch, -1)
+    if flip:
+        columns = torch.where(integers(2) == 1, width - 1 - columns, columns)
+    rows, columns = rows + integers(2 * margin + 1), columns + integers(2 * margin + 1)
+    cut = padded[torch.arange(batch)[:, None, None], :, rows[:, :, None], columns[:, None, :]]
+    if hole:
+        down, right = (torch.arange(n) - integers(n) + hole // 2 for n in (height, width))
+        inside = ((down >= 0) & (down < hole))[:, :, None] & ((right >= 0) & (right < hole))[:, None, :]
+        cut = cut.masked_fill(inside[..., None], 120)
+    return cut.permute(0, 3, 1, 2)

@@ -24,13 +24,18 @@ Arrays: TypeAlias = dict[str, npt.NDArray[Any]]
 
 @dataclass(frozen=True, kw_only=True)
 class Schedule:
-    """Length and step size of one training run: AdamW, linear warm-up, cosine decay to zero."""
+    """Length and step size of one training run: linear warm-up, then cosine decay to zero.
+
+    With `decay_epochs`, the rate stays constant instead until that many epochs from the end, and falls linearly: then
+    the first part of a run does not depend on its length.
+    """
 
     epochs: int
     batch: int = 256
     learning_rate: float = 3e-3
     weight_decay: float = 1e-2
     warmup_epochs: float = 1.0
+    decay_epochs: float = 0.0
     ema_decay: float = 0.998
     label_smoothing: float = 0.0
 

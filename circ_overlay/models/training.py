@@ -76,6 +76,7 @@ def fit(
     checkpoint: Path | None = None,
     identity: str = "",
     title: str = "network",
+    optimize: Callable[[nn.Module, Schedule], torch.optim.Optimizer] | None = None,
 ) -> nn.Module:
     """Train a network in place and return the moving average of its weights.
 
@@ -97,6 +98,8 @@ def fit(
         What the checkpoint is of; another run's is refused.
     title : str
         Of the progress bar and of the log's lines.
+    optimize : callable, optional
+        Makes the optimizer; AdamW if not given.
 
     Returns
     -------
@@ -105,11 +108,13 @@ def fit(
         mode.
     """
     average = copy.deepcopy(network)
-    optimizer = torch.optim.AdamW(_decay_groups(network, schedule.weight_decay), lr=schedule.learning_rate)
+    optimizer = (optimize or _adamw)(network, schedule)
     steps = math.ceil(len(images) / schedule.batch)
     total, warmup = steps * schedule.epochs, max(1.0, steps * schedule.warmup_epochs)
 
     def rate(step: int) -> float:
+        if schedule.decay_epochs:
+            return min((step + 1) / warmup, 1.0, (total - step) / (steps * schedule.decay_epochs))
         return min((step + 1) / warmup, 0.5 * (1 + math.cos(math.pi * step / total)))
 
     plan = torch.optim.lr_scheduler.LambdaLR(optimizer, rate)
@@ -152,11 +157,12 @@ def fit(
     return average.eval()
 
 
-def _decay_groups(network: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+def _adamw(network: nn.Module, schedule: Schedule) -> torch.optim.Optimizer:
     """Weight decay for weights only: pulling biases and batch norm's scales to zero buys nothing."""
     weights = [p for p in network.parameters() if p.ndim > 1]
     others = [p for p in network.parameters() if p.ndim <= 1]
-    return [{"params": weights, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
+    groups = [{"params": weights, "weight_decay": schedule.weight_decay}, {"params": others, "weight_decay": 0.0}]
+    return torch.optim.AdamW(groups, lr=schedule.learning_rate)
 
 
 @torch.no_grad()

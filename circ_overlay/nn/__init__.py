@@ -16,7 +16,9 @@ except ModuleNotFoundError as error:
 
 from circ_overlay.nn.compress import CompressionReport, LayerReport, compress
 from circ_overlay.nn.conv import BlockCirculantConv2d
+from circ_overlay.nn.dense import to_dense
 from circ_overlay.nn.linear import BlockCirculantLinear
+from circ_overlay.nn.patch import BlockCirculantPatchConv2d
 from circ_overlay.nn.recurrent import BlockCirculantGRU, BlockCirculantLSTM
 
 __all__ = [
@@ -24,7 +26,9 @@ __all__ = [
     "BlockCirculantGRU",
     "BlockCirculantLSTM",
     "BlockCirculantLinear",
+    "BlockCirculantPatchConv2d",
     "CompressionReport",
     "LayerReport",
     "compress",
+    "to_dense",
 ]

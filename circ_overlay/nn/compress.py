@@ -3,6 +3,10 @@
 
 Takes `torch.nn.Linear`, `Conv2d`, `LSTM` and `GRU`; everything else stays as it is, and a layer with a matrix
 is named in the report with the reason why. It never touches the model that it is given, and never trains.
+
+A `Conv2d` of at most 4 channels becomes a `BlockCirculantPatchConv2d`: a block over the channels of one tap would
+be mostly padding, while one over the patch compresses by k. Where k divides the channels the two are the same
+layer, and it becomes a `BlockCirculantConv2d`, as one of more channels does.
 """
 
 import copy
@@ -17,13 +21,17 @@ from torch.nn.utils import parametrize
 from circ_overlay.circulant import block_grid
 from circ_overlay.nn.conv import BlockCirculantConv2d
 from circ_overlay.nn.linear import BlockCirculantLinear
+from circ_overlay.nn.patch import BlockCirculantPatchConv2d
 from circ_overlay.nn.recurrent import BlockCirculantGRU, BlockCirculantLSTM
 
 __all__ = ["CompressionReport", "LayerReport", "compress"]
 
 Choice = Callable[[str, nn.Module], int | None] | Mapping[str, int]
 
-_OURS = (BlockCirculantLinear, BlockCirculantConv2d, BlockCirculantLSTM, BlockCirculantGRU)
+_OURS = (
+    BlockCirculantLinear, BlockCirculantConv2d, BlockCirculantPatchConv2d, BlockCirculantLSTM, BlockCirculantGRU,
+)  # fmt: skip
+_FEW_CHANNELS = 4  # up to which a convolution's blocks lie over the whole patch
 # These hand their children's weights to kernels of their own, which know dense ones alone.
 _READ_THEIR_CHILDREN = (nn.MultiheadAttention, nn.TransformerEncoderLayer)
 
@@ -263,13 +271,14 @@ def _replace(module: nn.Module, k: int) -> tuple[nn.Module, float]:
     return circulant, error
 
 
-def _conv_like(conv: nn.Conv2d, k: int) -> BlockCirculantConv2d:
+def _conv_like(conv: nn.Conv2d, k: int) -> BlockCirculantConv2d | BlockCirculantPatchConv2d:
     r, s = conv.kernel_size
     same = conv.padding == "same"
     pad = ((r // 2, s // 2) if same else (0, 0)) if isinstance(conv.padding, str) else conv.padding
     stride, padding = (conv.stride[0], conv.stride[1]), (pad[0], pad[1])
-    bias = conv.bias is not None
-    return BlockCirculantConv2d(conv.in_channels, conv.out_channels, (r, s), k, stride, padding, bias)
+    over_patch = conv.in_channels <= _FEW_CHANNELS and conv.in_channels % k
+    kind = BlockCirculantPatchConv2d if over_patch else BlockCirculantConv2d
+    return kind(conv.in_channels, conv.out_channels, (r, s), k, stride, padding, conv.bias is not None)
 
 
 def _recurrent_like(module: nn.LSTM | nn.GRU, k: int) -> BlockCirculantLSTM | BlockCirculantGRU:

@@ -11,19 +11,16 @@ they are, and PyTorch has fast kernels, with gradients, for all three steps. Sou
 `circ_overlay.circulant`.
 """
 
-import math
-
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
 from circ_overlay.circulant import block_grid, project_conv2d
-from circ_overlay.nn.spectral import Array, check_dtype, check_result, constants, dense_blocks, real_dft
+from circ_overlay.nn.images import Convolution, Pair
+from circ_overlay.nn.spectral import Array, constants, dense_blocks, real_dft
 
 __all__ = ["BlockCirculantConv2d"]
-
-Pair = int | tuple[int, int]
 
 
 def _planes(k: int) -> tuple[Array, Array, Array]:
@@ -66,15 +63,7 @@ def _convolve(x: Tensor, weight: Tensor, stride: tuple[int, int], padding: tuple
     return y.reshape(batch, p * k, height, width)
 
 
-def _pair(name: str, value: Pair, least: int) -> tuple[int, int]:
-    """Return (vertical, horizontal) of an argument that may be one number for both."""
-    pair = (value, value) if isinstance(value, int) else tuple(value)
-    if len(pair) != 2 or not all(isinstance(v, int) and v >= least for v in pair):
-        raise ValueError(f"{name} is {value!r}; allowed is an integer of at least {least}, or a pair of them")
-    return pair[0], pair[1]
-
-
-class BlockCirculantConv2d(nn.Module):
+class BlockCirculantConv2d(Convolution):
     """A convolution whose kernel is block-circulant over its channels, in place of `torch.nn.Conv2d`.
 
     Neither number of channels need be a multiple of the block size: the last block is then cut off at the
@@ -121,109 +110,24 @@ class BlockCirculantConv2d(nn.Module):
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
-        super().__init__()
-        p, q = block_grid(out_channels, in_channels, block_size)
-        self.in_channels, self.out_channels, self.block_size = in_channels, out_channels, block_size
-        self.kernel_size = _pair("kernel_size", kernel_size, 1)
-        self.stride, self.padding = _pair("stride", stride, 1), _pair("padding", padding, 0)
-        self.weight = nn.Parameter(
-            torch.empty(p, q, *self.kernel_size, block_size, device=device, dtype=dtype)
+        super().__init__(
+            in_channels, out_channels, kernel_size, block_size, stride, padding, bias, device, dtype
         )
-        self.bias: nn.Parameter | None
-        if bias:
-            self.bias = nn.Parameter(torch.empty(out_channels, device=device, dtype=dtype))
-        else:
-            self.register_parameter("bias", None)
-        self.reset_parameters()
 
-    def reset_parameters(self) -> None:
-        """Draw weight and bias from U(-1/sqrt(fan-in), 1/sqrt(fan-in)), as `torch.nn.Conv2d` does.
+    def _weight_shape(self) -> tuple[int, ...]:
+        p, q = block_grid(self.out_channels, self.in_channels, self.block_size)
+        return p, q, *self.kernel_size, self.block_size
 
-        The fan-in is in_channels * r * s, the dense layer's: every output sums so many products.
-        """
-        bound = 1.0 / math.sqrt(self.in_channels * self.kernel_size[0] * self.kernel_size[1])
-        nn.init.uniform_(self.weight, -bound, bound)
-        if self.bias is not None:
-            nn.init.uniform_(self.bias, -bound, bound)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Apply the layer to images (batch, in_channels, height, width), or to one without the batch.
-
-        Returns
-        -------
-        torch.Tensor
-            (batch, out_channels, (height + 2 padding - r) // stride + 1, and the same of the width).
-
-        Raises
-        ------
-        ValueError
-            If `x` has another shape or dtype, or is smaller than the kernel.
-        """
-        self._check(x)
-        if x.ndim == 3:
-            one: Tensor = self(x.unsqueeze(0))
-            return one.squeeze(0)
+    def _convolve(self, x: Tensor, weight: Tensor) -> Tensor:
         surplus = -self.in_channels % self.block_size
         if surplus:
             x = functional.pad(x, (0, 0, 0, 0, 0, surplus))
-        y = _convolve(x, self.weight, self.stride, self.padding)[:, : self.out_channels]
-        check_result(y, x)
-        if self.bias is not None:
-            y = y + self.bias[:, None, None]
-        return y
+        return _convolve(x, weight, self.stride, self.padding)[:, : self.out_channels]
 
-    def _check(self, x: Tensor) -> None:
-        if x.ndim not in (3, 4) or x.shape[-3] != self.in_channels:
-            raise ValueError(
-                f"x has shape {tuple(x.shape)}; this layer needs (batch, {self.in_channels}, height, width): "
-                "bring the channels to the third dimension from the end"
-            )
-        check_dtype(x, self.weight)
-        image = [size + 2 * pad for size, pad in zip(x.shape[-2:], self.padding, strict=True)]
-        if image[0] < self.kernel_size[0] or image[1] < self.kernel_size[1]:
-            raise ValueError(
-                f"x has {x.shape[-2]} x {x.shape[-1]} pixels, {image[0]} x {image[1]} when padded; this "
-                f"layer has {self.kernel_size[0]} x {self.kernel_size[1]} taps: pad more or enlarge it"
-            )
+    def _nearest(self, dense_weight: Array) -> Array:
+        return project_conv2d(dense_weight, self.block_size)
 
     @torch.no_grad()
     def to_dense(self) -> Tensor:
         """Return the kernel as a dense (out_channels, in_channels, r, s) tensor, detached."""
         return dense_blocks(self.weight, self.out_channels, self.in_channels)
-
-    @torch.no_grad()
-    def project_(self, dense_weight: Tensor) -> "BlockCirculantConv2d":
-        """Set the weight, in place, to the block-circulant kernel nearest to ``dense_weight``.
-
-        Parameters
-        ----------
-        dense_weight : torch.Tensor
-            (out_channels, in_channels, r, s), for example the weight of a trained `torch.nn.Conv2d`.
-
-        Returns
-        -------
-        BlockCirculantConv2d
-            This layer; the bias is left alone.
-
-        Raises
-        ------
-        ValueError
-            If the kernel has another shape.
-        """
-        expected = (self.out_channels, self.in_channels, *self.kernel_size)
-        if tuple(dense_weight.shape) != expected:
-            raise ValueError(
-                f"dense_weight has shape {tuple(dense_weight.shape)}; this layer needs {expected} "
-                "(out_channels, in_channels, r, s): transpose it or make a layer of its size"
-            )
-        nearest = project_conv2d(dense_weight.detach().cpu().double().numpy(), self.block_size)
-        self.weight.copy_(torch.from_numpy(nearest))
-        return self
-
-    def extra_repr(self) -> str:
-        """Sizes shown by ``print(module)``."""
-        return (
-            f"in_channels={self.in_channels}, out_channels={self.out_channels}, "
-            f"kernel_size={self.kernel_size}, block_size={self.block_size}, stride={self.stride}, "
-            f"padding={self.padding}, bias={self.bias is not None}"
-        )

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from circ_overlay.circulant import block_grid, project
-from circ_overlay.nn.spectral import check_dtype, dense_blocks, product, spectrum
+from circ_overlay.nn.spectral import Rounding, check_dtype, dense_blocks, product, spectrum
 
 __all__ = ["BlockCirculantLinear"]
 
@@ -62,6 +62,7 @@ class BlockCirculantLinear(nn.Module):
         p, q = block_grid(out_features, in_features, block_size)
         self.in_features, self.out_features, self.block_size = in_features, out_features, block_size
         self.weight = nn.Parameter(torch.empty(p, q, block_size, device=device, dtype=dtype))
+        self.rounding: Rounding | None = None  # of the weight; see circ_overlay.nn.qat
         self.bias: nn.Parameter | None
         if bias:
             self.bias = nn.Parameter(torch.empty(out_features, device=device, dtype=dtype))
@@ -93,9 +94,10 @@ class BlockCirculantLinear(nn.Module):
                 f"x has shape {tuple(x.shape)}; this layer needs (..., {self.in_features}): flatten or "
                 "reshape the input so that its last dimension holds the features"
             )
-        check_dtype(x, self.weight)
+        weight = self.weight if self.rounding is None else self.rounding(self.weight)
+        check_dtype(x, weight)
         rows = x.reshape(-1, self.in_features)
-        y = product(rows, spectrum(self.weight), self.block_size, self.out_features)
+        y = product(rows, spectrum(weight), self.block_size, self.out_features)
         if self.bias is not None:
             y = y + self.bias
         return y.reshape(*x.shape[:-1], self.out_features)

@@ -127,7 +127,7 @@ class BlockCirculantLSTM(Recurrent):
 
     def _cell(self, layer: int) -> Callable[[Tensor, States], States]:
         peephole = getattr(self, f"peephole_l{layer}") if self.peephole else None
-        down = spectrum(getattr(self, f"weight_hr_l{layer}")) if self.proj_size else None
+        down = spectrum(self._rounded(getattr(self, f"weight_hr_l{layer}"))) if self.proj_size else None
 
         def step(gates: Tensor, state: States) -> States:
             c = state[1]

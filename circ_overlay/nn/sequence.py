@@ -9,7 +9,7 @@ docs/training_layers.md).
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +17,10 @@ from torch.nn import functional
 from torch.nn.utils.rnn import PackedSequence
 
 from circ_overlay.circulant import block_grid, project
-from circ_overlay.nn.spectral import check_dtype, dense_blocks, product, spectrum
+from circ_overlay.nn.spectral import Rounding, check_dtype, dense_blocks, product, spectrum
+
+if TYPE_CHECKING:
+    from circ_overlay.nn.qat.fake import RecurrentQuantiser
 
 __all__ = ["Recurrent", "States"]
 
@@ -61,6 +64,8 @@ class Recurrent(nn.Module):
         self.num_layers, self.peephole, self.proj_size = num_layers, peephole, proj_size
         self.bias, self.batch_first, self.dropout = bias, batch_first, dropout
         self.output_size = proj_size or hidden_size
+        self.rounding: Rounding | None = None  # of the weights; see circ_overlay.nn.qat
+        self.quantiser: RecurrentQuantiser | None = None  # of the states, likewise
 
         def add(name: str, *shape: int) -> None:
             self.register_parameter(name, nn.Parameter(torch.empty(*shape, device=device, dtype=dtype)))
@@ -104,12 +109,15 @@ class Recurrent(nn.Module):
         """Return the function of gates (n, 4 * hidden_size) and state that gives the next state."""
         raise NotImplementedError
 
+    def _rounded(self, weight: Tensor) -> Tensor:
+        return weight if self.rounding is None else self.rounding(weight)
+
     def _run_layer(self, layer: int, rows: Tensor, sizes: list[int], state: States) -> tuple[Tensor, States]:
         """Run a layer over packed rows (sum(sizes), features), sizes[t] sequences being alive at step t."""
         k = self.block_size
         rows = functional.pad(rows, (0, -rows.shape[1] % k))  # the state begins with a block of its own
         weight, bias = self._stacked(layer)
-        bins, cell = spectrum(weight), self._cell(layer)
+        bins, cell = spectrum(self._rounded(weight)), self._cell(layer)
         outputs: list[Tensor] = []
         ended: list[States] = []
         for now in torch.split(rows, sizes):
@@ -118,8 +126,12 @@ class Recurrent(nn.Module):
                 state = tuple(s[: len(now)] for s in state)
             gates = product(torch.cat([now, state[0]], dim=1), bins, k, self.hidden_size, groups=4)
             state = cell(gates if bias is None else gates + bias, state)
+            if self.quantiser is not None:
+                state = self.quantiser.states(layer, state)
             outputs.append(state[0])
         ended.append(state)
+        if self.quantiser is not None:
+            self.quantiser.end()
         final = tuple(torch.cat(parts[::-1]) for parts in zip(*ended, strict=True))
         return torch.cat(outputs), final
 

@@ -30,6 +30,7 @@ from torch.nn import functional
 
 __all__ = [
     "Array",
+    "Rounding",
     "check_dtype",
     "check_result",
     "constants",
@@ -40,6 +41,8 @@ __all__ = [
 ]
 
 Array: TypeAlias = npt.NDArray[Any]
+Rounding: TypeAlias = Callable[[Tensor], Tensor]
+"""What a layer does to its weight before it multiplies by it."""
 
 _LONGEST_REAL = 32  # block size up to which the real form is the faster one
 

@@ -25,9 +25,9 @@ class CoreConfig:
     """
 
     width: int = 12
-    lanes: int = 54
+    lanes: int = 52
     samples: int = 4
-    weight_words: int = 65536
+    weight_words: int = 79872
     map_elements: int = 131072
     affine_channels: int = 4096
     instructions: int = MAX_LAYERS
