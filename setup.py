@@ -28,11 +28,12 @@ EXTRAS = {
 
 engine = Extension(
     "circ_overlay.engines._hls",
-    sources=["hls_src/engine_abi.cpp"],
+    sources=[str(path.relative_to(HERE)) for path in sorted((HERE / "hls_src").glob("engine_*.cpp"))],
     include_dirs=["hls_src"],
     depends=[str(path.relative_to(HERE)) for path in sorted((HERE / "hls_src").glob("*.hpp"))],
     language="c++",
-    # No -march: the source has its inner loops compiled for several x86-64 generations, chosen at load time.
+    # No -march: the sources are compiled for several x86-64 generations, of which one is chosen at run time.
+    # Doubles hold integers: no NaN, no negative zero, and a product fused with a sum rounds no more than apart.
     extra_compile_args=["-std=c++17", "-O3", "-fvisibility=hidden", "-ffp-contract=fast", "-fno-signed-zeros",
                         "-ffinite-math-only", "-fno-trapping-math", "-Wno-unknown-pragmas",
                         "-Wno-unused-label"],

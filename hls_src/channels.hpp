@@ -19,7 +19,7 @@ inline void load_channels(const Halves* word, Reals& v) {
     static_assert(sizeof(Few) == 2 * sizeof(Halves));
     Few n;
     std::memcpy(&n, word, sizeof n);
-    to_reals(__builtin_convertvector(n, Longs), v);
+    to_reals(__builtin_convertvector(n, Ints), v);
 }
 
 // The value that the affine takes, of HALF channels.

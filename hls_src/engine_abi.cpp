@@ -3,23 +3,12 @@
 // An engine is one core; calls on different engines may run at the same time, calls on one must not.
 // No exception leaves this file: out of memory is a return value.
 
-#include <cstdint>  // and with it __GLIBC__, whose loader can choose between clones
-
-#if !defined(CIRC_NO_CLONES) && defined(__x86_64__) && defined(__GLIBC__) && !defined(__clang__)
-#if __GNUC__ >= 12
-// One library for every x86-64 processor: the inner loops are compiled for three generations of vector units,
-// and the loader picks. `flatten` draws their small functions in, so that these are compiled likewise.
-#define CIRC_KERNEL __attribute__((flatten, target_clones("default", "arch=x86-64-v3", "arch=x86-64-v4")))
-#endif
-#endif
-
+#include <cstdint>
 #include <memory>
 #include <new>
 
 #include "circ_spec.hpp"
-#include "core.hpp"
-#include "packet.hpp"
-#include "policy.hpp"
+#include "engine.hpp"
 
 #if defined(_WIN32)
 #define CIRC_EXPORT extern "C" __declspec(dllexport)
@@ -29,46 +18,19 @@
 
 namespace {
 
-using circ::HeapCapacity;
-using circ::Limits;
-using Policy = circ::Processor<2>;
+using circ_engine::Build;
+using circ_engine::Engine;
 
 constexpr int OUT_OF_MEMORY = -1;
 constexpr int WRONG_LENGTH = -2;
 
-// A core of any width behind one interface.
-class Engine {
-  public:
-    virtual ~Engine() = default;
-    virtual void reset() = 0;
-    virtual circ::spec::Status load(circ::PacketReader in) = 0;
-    virtual circ::spec::Status run(std::uint32_t batch, circ::PacketReader in, circ::PacketWriter out) = 0;
-    virtual std::uint64_t in_beats() = 0;
-    virtual std::uint64_t out_beats() = 0;
-};
-
-template <int W>
-class WidthEngine final : public Engine {
-  public:
-    explicit WidthEngine(const Limits& limits) : core_(HeapCapacity(limits)) {}
-    void reset() override { core_.reset(); }
-    circ::spec::Status load(circ::PacketReader in) override { return core_.load(in); }
-    circ::spec::Status run(std::uint32_t batch, circ::PacketReader in, circ::PacketWriter out) override {
-        std::uint32_t images = 0;
-        return core_.run(batch, in, out, images);
-    }
-    std::uint64_t in_beats() override { return core_.has_program() ? core_.in_beats() : 0; }
-    std::uint64_t out_beats() override { return core_.has_program() ? core_.out_beats() : 0; }
-
-  private:
-    circ::Core<W, HeapCapacity, Policy> core_;
-};
-
-template <int W>
-std::unique_ptr<Engine> make_engine(int width, const Limits& limits) {
-    if (width == W) return std::make_unique<WidthEngine<W>>(limits);
-    if constexpr (W < circ::spec::WIDTH_MAX) return make_engine<W + 1>(width, limits);
-    return nullptr;
+// An engine for the processor at hand.
+std::unique_ptr<Engine> best_engine(const Build& build) {
+#ifdef CIRC_GENERATIONS
+    if (__builtin_cpu_supports("x86-64-v4")) return circ_engine::make_engine_avx512(build);
+    if (__builtin_cpu_supports("x86-64-v3")) return circ_engine::make_engine_avx2(build);
+#endif
+    return circ_engine::make_engine(build);
 }
 
 template <class F>
@@ -94,8 +56,8 @@ CIRC_EXPORT const char* circ_spec_hash() {
 }
 
 // Images that are computed side by side: batches of a multiple of it waste nothing.
-CIRC_EXPORT int circ_tile() {
-    return Policy::IMAGES;
+CIRC_EXPORT int circ_tile(void* handle) {
+    return engine_of(handle)->images_at_a_time();
 }
 
 // A core without a program, or null: no memory, or a width that the specification does not have.
@@ -104,9 +66,10 @@ CIRC_EXPORT void* circ_create(int width, std::uint32_t weight_words, std::uint32
                               std::uint32_t spectra_words) {
     void* handle = nullptr;
     guarded([&] {
-        const Limits limits{weight_words, map_elements, affine_channels, instructions, spectra_words};
         if (instructions > std::uint32_t{circ::spec::MAX_LAYERS}) return 0;
-        handle = make_engine<circ::spec::WIDTH_MIN>(width, limits).release();
+        handle =
+            best_engine({width, weight_words, map_elements, affine_channels, instructions, spectra_words})
+                .release();
         return 0;
     });
     return handle;
@@ -128,7 +91,7 @@ CIRC_EXPORT int circ_load(void* handle, const std::uint64_t* words, std::uint64_
             return static_cast<int>(circ::spec::Status::BadLength);
         }
         try {
-            return static_cast<int>(engine_of(handle)->load({words, count}));
+            return engine_of(handle)->load(words, count);
         } catch (...) {
             engine_of(handle)->reset();
             throw;
@@ -143,6 +106,6 @@ CIRC_EXPORT int circ_run(void* handle, std::uint32_t batch, const std::uint64_t*
         Engine* engine = engine_of(handle);
         if (in_words < batch * engine->in_beats() || out_words < batch * engine->out_beats())
             return WRONG_LENGTH;
-        return static_cast<int>(engine->run(batch, {in, in_words}, {out, out_words}));
+        return engine->run(batch, in, in_words, out, out_words);
     });
 }

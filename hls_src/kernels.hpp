@@ -96,7 +96,7 @@ CIRC_KERNEL void forward_group(const Halves* map, const Group& group, std::uint3
         for (std::uint32_t h = 0; h < group.count; h += HALF) {
             Reals x[std::size_t{K}];
             fetch<K>(map, group.from + h, c / 4, channels - c, x);
-            forward_reals<K>(x);
+            forward<K>(x);
             std::int32_t* to = planes;
             each<K / 2>([&](auto w) {
                 const Place place(w);
@@ -123,7 +123,7 @@ CIRC_KERNEL void gather_blocks(const std::int32_t* at, const std::uint32_t* step
                 if (step < count) std::memcpy(&v, at + steps[step] + h, sizeof v);
                 to_reals(v, x[n]);
             });
-            forward_reals<K>(x);
+            forward<K>(x);
             each<K / 2>([&](auto w) {
                 const Place place(w);
                 std::int32_t* to = spectra + 2 * LANES * static_cast<std::uint32_t>(w) + h;

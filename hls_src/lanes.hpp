@@ -33,7 +33,7 @@ class LaneUnit {
             outputs<4>(i, plan, table, entries, map);  // four channels at a time
             return;
         }
-        Processor<1>::with_block(static_cast<int>(i.log2_block), [&](auto block) {
+        Processor<>::with_block(static_cast<int>(i.log2_block), [&](auto block) {
             constexpr int K = decltype(block)::size();
             if constexpr (K >= 4) {
                 if (i.gathers()) {

@@ -38,11 +38,10 @@ struct Hardware {
     }
 };
 
-// A processor: block sizes known at compile time.
-template <int ROWS_>
+// A processor: several images at a time, block sizes known at compile time.
+template <std::uint32_t IMAGES_ = 16>
 struct Processor {
-    static constexpr int ROWS = ROWS_;
-    static constexpr std::uint32_t IMAGES = 16;           // at a time,
+    static constexpr std::uint32_t IMAGES = IMAGES_;      // at a time,
     static constexpr std::uint32_t MAP_WORDS = 1u << 17;  // if their maps fill no more than that
     static constexpr std::uint32_t SLACK_WORDS = 32;  // behind them: lanes read a block's words, used or not
 

@@ -124,7 +124,7 @@ CIRC_KERNEL void forward_blocks(const Halves* blocks, std::uint32_t count, std::
         for (std::uint32_t n = 0; n < HALF; ++n) from[n] = (first + n) * (K / 4);
         Reals x[std::size_t{K}];
         fetch<K>(blocks, from, 0, K, x);
-        forward_reals<K>(x);
+        forward<K>(x);
         std::int32_t* to = planes;
         each<K / 2>([&](auto w) {
             const Place place(w);

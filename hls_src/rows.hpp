@@ -34,7 +34,7 @@ class RowUnit {
             outputs<1>(i, width, table, elements_.data(), 0, padded, map);
             return;
         }
-        Processor<1>::with_block(static_cast<int>(i.log2_block), [&](auto block) {
+        Processor<>::with_block(static_cast<int>(i.log2_block), [&](auto block) {
             constexpr int K = decltype(block)::size();
             if constexpr (K >= 4) {
                 const std::uint32_t items = pixels * i.in_blocks(),

@@ -29,9 +29,16 @@
 #define CIRC_LANES
 #endif
 
-// Goes in front of the inner loops' functions; a build for processors may have it compile them for several.
+// Goes in front of the inner loops' functions; a build for processors may have it draw in what these call.
 #ifndef CIRC_KERNEL
 #define CIRC_KERNEL
+#endif
+
+// Goes in front of a function that is not to be drawn into others.
+#if defined(__GNUC__)
+#define CIRC_APART __attribute__((noinline))
+#else
+#define CIRC_APART
 #endif
 
 namespace circ {

@@ -18,7 +18,7 @@
 namespace circ {
 
 // A processor's unit: LANES results at a time, or where that wastes too much room, one.
-template <int W, class Capacity, class Policy>
+template <int W, class Capacity>
 class PlannedUnit {
     using Program = ProgramMemory<W, Capacity>;
 
@@ -97,7 +97,7 @@ class PlannedUnit {
     std::vector<Order> orders_;
     LaneUnit lanes_;
     RowUnit rows_;
-    WindowUnit<W, Capacity, Policy> window_;
+    WindowUnit<W, Capacity, Hardware<1>> window_;
 };
 
 // The fabric's: one result at a time.
@@ -132,9 +132,9 @@ struct Unit<W, Capacity, Hardware<ROWS>> {
     using Type = FabricUnit<W, Capacity, Hardware<ROWS>>;
 };
 
-template <int W, class Capacity, int ROWS>
-struct Unit<W, Capacity, Processor<ROWS>> {
-    using Type = PlannedUnit<W, Capacity, Processor<ROWS>>;
+template <int W, class Capacity, std::uint32_t IMAGES>
+struct Unit<W, Capacity, Processor<IMAGES>> {
+    using Type = PlannedUnit<W, Capacity>;
 };
 
 }  // namespace circ

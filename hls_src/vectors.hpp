@@ -8,8 +8,13 @@
 #include <cstring>
 #include <utility>
 
+#if defined(__AVX512F__)
+#include <immintrin.h>
+#endif
+
 #include "circ_spec.hpp"
 #include "transform.hpp"
+#include "types.hpp"
 
 namespace circ {
 
@@ -38,7 +43,11 @@ inline void to_reals(const Longs& n, Reals& v) {
 }
 
 inline void to_reals(const Ints& n, Reals& v) {
+#if defined(__AVX512F__)  // which GCC 12 does not find by itself
+    v = reinterpret_cast<Reals>(_mm512_cvtepi32_pd(reinterpret_cast<__m256i>(n)));
+#else
     to_reals(__builtin_convertvector(n, Longs), v);
+#endif
 }
 
 // Multiples of 2**-fraction, rounded half up: less than half a step moves the ties, and nothing else.
@@ -163,7 +172,24 @@ void complex_inverse_reals(Reals* re, Reals* im) {
     }
 }
 
-// forward_transform() on vectors.
+// forward_transform() on vectors. Large ones are compiled once, not into each of their callers.
+template <int K>
+void forward_reals(Reals* x);
+
+template <int K>
+CIRC_APART void forward_apart(Reals* x) {
+    forward_reals<K>(x);
+}
+
+template <int K>
+void forward(Reals* x) {
+    if constexpr (K > 16) {
+        forward_apart<K>(x);
+    } else {
+        forward_reals<K>(x);
+    }
+}
+
 template <int K>
 void forward_reals(Reals* x) {
     if constexpr (K == 2) {

@@ -133,7 +133,7 @@ template <bool NATIVE>
 void check_processor_policy(const Vector& v) {
     if constexpr (NATIVE) {
         const circ::HeapCapacity capacity(circ::BuildCapacity::limits());
-        circ::Core<circ::BUILD_WIDTH, circ::HeapCapacity, circ::Processor<2>> core(capacity);
+        circ::Core<circ::BUILD_WIDTH, circ::HeapCapacity, circ::Processor<>> core(capacity);
         circ::PacketReader image(v.image.data(), v.image.size());
         expect_equal("processor: load status", code(core.load(image)), v.status);
         if (!core.has_program()) return;
