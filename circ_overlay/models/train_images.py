@@ -248,6 +248,7 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         "--teacher", nargs=2, metavar=("NAME", "FILE.npz"), help="a finished run for the same data to learn from too"
     )
     parser.add_argument("--margin", type=int, metavar="N", help="shift pictures up to N pixels, not as the recipe says")
+    parser.add_argument("--hole", type=int, metavar="N", help="cover a square of N pixels, not as the recipe says")
     parser.add_argument(
         "--validate", type=int, default=0, metavar="N", help="hold the last N training images out; leave the test set"
     )
@@ -267,6 +268,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     recipe = RECIPES[arguments.name]
     if arguments.margin is not None:
         recipe = replace(recipe, margin=arguments.margin)
+    if arguments.hole is not None:
+        recipe = replace(recipe, hole=arguments.hole)
     if arguments.epochs is not None:
         recipe = replace(recipe, schedule=replace(recipe.schedule, epochs=arguments.epochs))
     build = NETWORKS[arguments.name]
