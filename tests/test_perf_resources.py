@@ -25,7 +25,7 @@ from circ_overlay.perf.resources import (
 )
 
 DEFAULT = spec.CoreConfig()
-SMALL = replace(DEFAULT, lanes=48)
+SMALL = replace(DEFAULT, lanes=48, weight_words=65536)
 
 
 def counted(monkeypatch, direction, k):

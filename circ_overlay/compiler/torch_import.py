@@ -19,7 +19,8 @@ from .. import nn as ours
 from .builder import BlockSizes, Builder, Value
 from .cells import recurrent
 from .graph import CompileError, Network
-from .torch_functions import ACTIVATIONS, PASS, SUPPORTED, Functions, State, array, title
+from .torch_functions import ACTIVATIONS, Functions
+from .torch_operands import PASS, SUPPORTED, State, array, title
 
 __all__ = ["from_torch"]
 

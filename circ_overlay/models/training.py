@@ -225,7 +225,7 @@ def score(arrays: Mapping[str, npt.NDArray[Any]], recipe: Recipe, split: Split) 
     images = split.test_images
     if images.shape[-1] != recipe.size:
         images = resize_area(images, recipe.size)
-    outputs = network_from_arrays(arrays, "trained").forward(images)[-1]
+    outputs = network_from_arrays(arrays, "trained").forward(images)
     return float(np.mean(outputs.argmax(axis=1) == split.test_labels))
 
 
